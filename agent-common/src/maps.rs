@@ -1,0 +1,94 @@
+//! Names, sizes and the layout hash of the kernel tables.
+
+use crate::{
+    counter::Counters,
+    device::{DeviceKey, DeviceRecord},
+    event::{FlowEvent, SampleEvent},
+    flow::{FlowKey, FlowRecord},
+    verdict::{Config, FeedEntry, Verdict},
+};
+
+/// One [`Config`].
+pub const CONFIG: &str = "CONFIG";
+/// One [`Counters`] a CPU.
+pub const COUNTERS: &str = "COUNTERS";
+/// [`FlowKey`] → [`FlowRecord`].
+pub const FLOWS: &str = "FLOWS";
+/// [`DeviceKey`] → [`DeviceRecord`] a CPU.
+pub const DEVICES: &str = "DEVICES";
+/// IPv4 address → [`Verdict`].
+pub const VERDICT_V4: &str = "VERDICT_V4";
+/// IPv6 address → [`Verdict`].
+pub const VERDICT_V6: &str = "VERDICT_V6";
+/// IPv4 prefix → [`Verdict`].
+pub const PREFIX_V4: &str = "PREFIX_V4";
+/// IPv6 prefix → [`Verdict`].
+pub const PREFIX_V6: &str = "PREFIX_V6";
+/// Hardware address → [`Verdict`].
+pub const VERDICT_DEVICE: &str = "VERDICT_DEVICE";
+/// IPv4 address → [`FeedEntry`].
+pub const FEED_V4: &str = "FEED_V4";
+/// IPv6 address → [`FeedEntry`].
+pub const FEED_V6: &str = "FEED_V6";
+/// Ring buffer of events.
+pub const EVENTS: &str = "EVENTS";
+/// IPv4 address → hardware address last seen to claim it.
+pub const BINDINGS: &str = "BINDINGS";
+/// The clock that replay sets before each packet.
+pub const REPLAY_CLOCK: &str = "REPLAY_CLOCK";
+
+/// Read-only data: 1 when the programs take their time from [`REPLAY_CLOCK`].
+pub const REPLAY: &str = "REPLAY";
+/// Read-only data: 1 when the kernel has `bpf_ktime_get_coarse_ns` (5.11).
+pub const COARSE_CLOCK: &str = "COARSE_CLOCK";
+
+/// Flows the table holds by default.
+pub const FLOW_CAPACITY: u32 = 65_536;
+/// Devices the table holds by default.
+pub const DEVICE_CAPACITY: u32 = 2_048;
+/// Exact addresses, of each family.
+pub const VERDICT_CAPACITY: u32 = 65_536;
+/// Prefixes, of each family.
+pub const PREFIX_CAPACITY: u32 = 16_384;
+/// Isolated and never-block devices.
+pub const VERDICT_DEVICE_CAPACITY: u32 = 4_096;
+/// Bulk list addresses, of each family.
+pub const FEED_CAPACITY: u32 = 262_144;
+/// Bytes of the ring buffer by default.
+pub const EVENT_BYTES: u32 = 4 << 20;
+/// Bindings remembered.
+pub const BINDING_CAPACITY: u32 = 4_096;
+
+/// Raise when a table changes its meaning without changing a size.
+const LAYOUT_VERSION: u64 = 1;
+
+/// Hash of every shared layout: pins of one layout are never opened by an agent of another.
+pub const LAYOUT_HASH: u64 = {
+    let sizes = [
+        LAYOUT_VERSION,
+        size_of::<Config>() as u64,
+        size_of::<Counters>() as u64,
+        size_of::<FlowKey>() as u64,
+        size_of::<FlowRecord>() as u64,
+        size_of::<DeviceKey>() as u64,
+        size_of::<DeviceRecord>() as u64,
+        size_of::<Verdict>() as u64,
+        size_of::<FeedEntry>() as u64,
+        size_of::<FlowEvent>() as u64,
+        size_of::<SampleEvent>() as u64,
+    ];
+    // FNV-1a, 64 bits.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut index = 0;
+    while index < sizes.len() {
+        hash = (hash ^ sizes[index]).wrapping_mul(0x0000_0100_0000_01b3);
+        index += 1;
+    }
+    hash
+};
+
+const _: () = {
+    assert!(size_of::<FlowKey>() == 48);
+    assert!(size_of::<Verdict>() == 72);
+    assert!(size_of::<FlowEvent>() % 8 == 0 && size_of::<SampleEvent>() % 8 == 0);
+};

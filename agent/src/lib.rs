@@ -1,0 +1,16 @@
+//! Tidegate's agent: everything between the kernel programs and the operator.
+//!
+//! The way of the data is one direction: `datapath` reads what the kernel measured, `learn` scores it, `decide` turns
+//! scores into verdicts, `enforce` writes them back through `datapath`. `run` is the loop that carries it.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod datapath;
+pub mod decide;
+pub mod enforce;
+pub mod identity;
+pub mod learn;
+pub mod replay;
+pub mod run;
+pub mod store;

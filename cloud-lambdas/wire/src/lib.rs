@@ -1,0 +1,1 @@
+//! Versioned messages between gateways and the cloud.

@@ -1,0 +1,1 @@
+//! Lab, packet builders and scenarios.
