@@ -1,1 +1,5 @@
-//! (room enforce)
+//! The only writer of kernel verdicts.
+
+mod target;
+
+pub use target::{TableError, Target, TargetError, VerdictTable};
