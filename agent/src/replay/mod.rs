@@ -1,1 +1,159 @@
-//! (room replay)
+//! Replay: recorded traffic through the same accounting that guards live traffic.
+//!
+//! Captures go in as one stream of frames; flow records and an exact account of every packet come out. What neither the
+//! kernel's test run nor an Ethernet parser can take is counted here, before any engine, so that engines agree.
+//! Replay never touches a network or a running agent.
+
+pub mod capture;
+pub mod engine;
+pub mod report;
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use capture::{CaptureError, Captured, End, LINK_ETHERNET};
+use engine::{Engine, EngineError};
+use indicatif::{ProgressBar, ProgressStyle};
+use report::Report;
+use tidegate_common::parse::{UNPARSED_REASONS, Unparsed};
+
+/// Shortest frame an engine is given: an Ethernet header, the least that `BPF_PROG_TEST_RUN` takes.
+const MIN_FRAME: usize = 14;
+
+/// Longest frame `BPF_PROG_TEST_RUN` takes for XDP: one page less 256 bytes of headroom and 320 of tailroom, and 17 more
+/// pages (`bpf_prog_test_run_xdp` in net/bpf/test_run.c, `MAX_SKB_FRAGS` 17, pages of 4 KiB; measured on 6.18).
+const MAX_FRAME: usize = 4_096 - 256 - 320 + 17 * 4_096;
+
+/// Why a replay failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The file could not be opened.
+    #[error("cannot open {}: {cause} (hint: check the path and that you may read it)", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// The file was refused.
+    #[error("cannot replay {}: {cause}", path.display())]
+    Capture {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: CaptureError,
+    },
+    /// The engine gave up.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Something the operator should know about a file that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CutOff {
+    /// The file.
+    pub path: PathBuf,
+    /// Where its last, incomplete record starts.
+    pub at: u64,
+}
+
+/// One replay: an engine and what was counted before it.
+pub struct Replay<E> {
+    engine: E,
+    packets: u64,
+    unparsed: [u64; UNPARSED_REASONS],
+}
+
+/// Either kind of failure while frames flow.
+enum Failure {
+    Capture(CaptureError),
+    Engine(EngineError),
+}
+
+impl From<CaptureError> for Failure {
+    fn from(error: CaptureError) -> Self {
+        Self::Capture(error)
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl<E: Engine> Replay<E> {
+    /// A replay on `engine`.
+    pub fn new(engine: E) -> Self {
+        Self { engine, packets: 0, unparsed: [0; UNPARSED_REASONS] }
+    }
+
+    /// Replays one file after those before it; returns where it was cut off, if it was.
+    pub fn file(&mut self, path: &Path, progress: &ProgressBar) -> Result<Option<CutOff>, ReplayError> {
+        let file = File::open(path)
+            .and_then(|file| {
+                if file.metadata()?.is_dir() {
+                    Err(std::io::ErrorKind::IsADirectory.into())
+                } else {
+                    Ok(file)
+                }
+            })
+            .map_err(|cause| ReplayError::Open { path: path.to_owned(), cause })?;
+        match self.input(progress.wrap_read(file)) {
+            Ok(End::Complete) => Ok(None),
+            Ok(End::CutOff(at)) => Ok(Some(CutOff { path: path.to_owned(), at })),
+            Err(Failure::Capture(cause)) => Err(ReplayError::Capture { path: path.to_owned(), cause }),
+            Err(Failure::Engine(error)) => Err(error.into()),
+        }
+    }
+
+    fn input(&mut self, input: impl Read) -> Result<End, Failure> {
+        capture::read(input, |captured| Ok(self.push(captured)?))
+    }
+
+    /// Accounts one frame.
+    #[inline]
+    pub fn push(&mut self, captured: Captured<'_>) -> Result<(), EngineError> {
+        self.packets += 1;
+        let refused = if captured.link != LINK_ETHERNET {
+            Unparsed::UnsupportedLink
+        } else if captured.frame.len() < MIN_FRAME {
+            Unparsed::FrameTooShort
+        } else if captured.frame.len() > MAX_FRAME {
+            Unparsed::FrameTooLong
+        } else {
+            return self.engine.push(captured.time_ns, captured.frame);
+        };
+        self.unparsed[refused as usize] += 1;
+        Ok(())
+    }
+
+    /// The flows and the account.
+    pub fn finish(self) -> Result<Report, EngineError> {
+        let outcome = self.engine.finish()?;
+        let mut unparsed = self.unparsed;
+        for (mine, engine) in unparsed.iter_mut().zip(outcome.counters.unparsed) {
+            *mine += engine;
+        }
+        Ok(Report::new(outcome.flows, self.packets, &unparsed, outcome.counters.folded))
+    }
+}
+
+/// Replays `files` as one stream on `engine`. Progress shows on stderr when that is a terminal.
+pub fn replay<E: Engine>(files: &[PathBuf], engine: E) -> Result<(Report, Vec<CutOff>), ReplayError> {
+    let bytes = files.iter().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum();
+    let progress = ProgressBar::new(bytes);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
+        progress.set_style(style);
+    }
+    let mut replay = Replay::new(engine);
+    let mut cut_off = Vec::new();
+    for file in files {
+        cut_off.extend(replay.file(file, &progress)?);
+    }
+    progress.finish_and_clear();
+    Ok((replay.finish()?, cut_off))
+}
