@@ -55,8 +55,8 @@ counters! {
     dropped_rate,
     /// Packets that monitor mode let pass although a verdict asked to drop them.
     would_drop,
-    /// Packets that passed because of a never-block entry although a verdict asked to drop them.
-    spared,
+    /// Packets that an operator's never-block entry let pass before any verdict was looked at.
+    never_blocked,
     /// Flows begun.
     flows,
     /// New flows refused by the flood guard.

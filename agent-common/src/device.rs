@@ -87,6 +87,8 @@ pub struct DeviceWindow {
     pub unparsed: u32,
     /// Packets of flows that found no room in the flow table.
     pub folded: u32,
+    /// Their bytes, as IP total length.
+    pub folded_bytes: u64,
     /// Different remote addresses of flows the device began.
     pub remote_addrs: Sketch,
     /// Different remote ports of flows the device began.
@@ -107,10 +109,6 @@ pub struct DeviceRecord {
     pub packets_in: u64,
     /// Bytes sent to the device.
     pub bytes_in: u64,
-    /// Packets of flows that found no room in the flow table.
-    pub folded_packets: u64,
-    /// Their bytes, as IP total length.
-    pub folded_bytes: u64,
     /// Last packet, kernel clock.
     pub last_ns: u64,
     /// When the current window ends, kernel clock.
@@ -157,6 +155,7 @@ impl DeviceWindow {
         self.arp_conflicts += other.arp_conflicts;
         self.unparsed += other.unparsed;
         self.folded += other.folded;
+        self.folded_bytes += other.folded_bytes;
         self.remote_addrs.merge(&other.remote_addrs);
         self.remote_ports.merge(&other.remote_ports);
         self.arp_targets.merge(&other.arp_targets);

@@ -1,7 +1,5 @@
 //! Flow key and flow record: what the kernel keeps about every conversation, in both directions.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
@@ -224,14 +222,13 @@ pub struct Milestone {
 const CHECKPOINTS: u64 = 0x9249_2492_4924_9248;
 
 impl FlowRecord {
-    /// A record that has seen nothing yet; [`Self::observe`] counts its first packet.
+    /// Makes a zeroed record the record of `packet`'s flow; [`Self::observe`] then counts its first packet.
     ///
     /// The initiator is the first packet's sender, or its receiver when that packet answers a SYN nobody saw.
     #[inline(always)]
     pub fn begin(&mut self, packet: &Packet, sender: Sender, now_ns: u64) {
         const SYN_ACK: u8 = tcp_flag::SYN | tcp_flag::ACK;
         let answers = packet.proto == proto::TCP && packet.tcp_flags & SYN_ACK == SYN_ACK;
-        *self = Self::zeroed();
         self.initiator_is_b = u8::from((sender as u8 == Sender::B as u8) != answers);
         self.reported_ns = now_ns;
         self.icmp_type = packet.icmp_type;
@@ -374,11 +371,23 @@ impl FlowSide {
     }
 }
 
-/// Atomic, because two CPUs may handle the same direction at once and no packet may be lost from the account.
+/// Adds atomically, because two CPUs may handle the same direction at once and no packet may be lost from the account.
+#[cfg(target_arch = "bpf")]
 #[inline(always)]
 fn add(counter: &mut u64, value: u64) {
+    // The target has no compare-and-swap, so `AtomicU64` has no `fetch_add` there, although the machine has this
+    // instruction since its first version.
     // SAFETY: the pointer is valid and aligned for as long as the borrow lasts.
-    unsafe { AtomicU64::from_ptr(counter) }.fetch_add(value, Ordering::Relaxed);
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) value, options(nostack));
+    }
+}
+
+/// On the host one thread owns a record.
+#[cfg(not(target_arch = "bpf"))]
+#[inline(always)]
+fn add(counter: &mut u64, value: u64) {
+    *counter += value;
 }
 
 /// The four low bits of `nibble`, one in each 16-bit lane.

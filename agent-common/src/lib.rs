@@ -5,6 +5,7 @@
 //! (asserted by `bytemuck::Pod`) and holds addresses in network byte order.
 
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![cfg_attr(not(test), deny(clippy::float_arithmetic))]
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::{
     device::{DeviceKey, DeviceRecord},
     event::{FlowEvent, SampleEvent},
     flow::{FlowKey, FlowRecord},
-    verdict::{Config, FeedEntry, Verdict},
+    verdict::{Binding, Config, FeedEntry, Verdict},
 };
 
 /// One [`Config`].
@@ -20,10 +20,10 @@ pub const DEVICES: &str = "DEVICES";
 pub const VERDICT_V4: &str = "VERDICT_V4";
 /// IPv6 address → [`Verdict`].
 pub const VERDICT_V6: &str = "VERDICT_V6";
-/// IPv4 prefix → [`Verdict`].
-pub const PREFIX_V4: &str = "PREFIX_V4";
-/// IPv6 prefix → [`Verdict`].
-pub const PREFIX_V6: &str = "PREFIX_V6";
+/// Prefix of either family, IPv4 mapped → [`Verdict`].
+pub const PREFIXES: &str = "PREFIXES";
+/// Never-block prefix of either family → [`Verdict`], looked up before anything else.
+pub const ALLOWED: &str = "ALLOWED";
 /// Hardware address → [`Verdict`].
 pub const VERDICT_DEVICE: &str = "VERDICT_DEVICE";
 /// IPv4 address → [`FeedEntry`].
@@ -32,7 +32,7 @@ pub const FEED_V4: &str = "FEED_V4";
 pub const FEED_V6: &str = "FEED_V6";
 /// Ring buffer of events.
 pub const EVENTS: &str = "EVENTS";
-/// IPv4 address → hardware address last seen to claim it.
+/// IPv4 address → [`Binding`].
 pub const BINDINGS: &str = "BINDINGS";
 /// The clock that replay sets before each packet.
 pub const REPLAY_CLOCK: &str = "REPLAY_CLOCK";
@@ -48,8 +48,10 @@ pub const FLOW_CAPACITY: u32 = 65_536;
 pub const DEVICE_CAPACITY: u32 = 2_048;
 /// Exact addresses, of each family.
 pub const VERDICT_CAPACITY: u32 = 65_536;
-/// Prefixes, of each family.
+/// Prefixes.
 pub const PREFIX_CAPACITY: u32 = 16_384;
+/// Never-block prefixes.
+pub const ALLOW_CAPACITY: u32 = 1_024;
 /// Isolated and never-block devices.
 pub const VERDICT_DEVICE_CAPACITY: u32 = 4_096;
 /// Bulk list addresses, of each family.
@@ -74,6 +76,7 @@ pub const LAYOUT_HASH: u64 = {
         size_of::<DeviceRecord>() as u64,
         size_of::<Verdict>() as u64,
         size_of::<FeedEntry>() as u64,
+        size_of::<Binding>() as u64,
         size_of::<FlowEvent>() as u64,
         size_of::<SampleEvent>() as u64,
     ];

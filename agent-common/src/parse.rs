@@ -228,11 +228,18 @@ const fn is_vlan(ether_type: u16) -> bool {
 }
 
 /// Parses `frame`. `stripped_vlan` is the id of a tag the driver or the kernel already took off (0 for none).
-#[inline(always)]
+#[inline]
 pub fn parse<F: Frame + ?Sized>(frame: &F, stripped_vlan: u16) -> Packet {
-    let mut packet = Packet { segments: 1, vlan: stripped_vlan, ..Packet::default() };
-    packet.unparsed = ethernet(frame, &mut packet).err();
+    let mut packet = Packet::default();
+    parse_into(frame, stripped_vlan, &mut packet);
     packet
+}
+
+/// As [`parse`], into memory that the caller owns: the kernel's stack is too small for a packet.
+#[inline(always)]
+pub fn parse_into<F: Frame + ?Sized>(frame: &F, stripped_vlan: u16, packet: &mut Packet) {
+    *packet = Packet { segments: 1, vlan: stripped_vlan, ..Packet::default() };
+    packet.unparsed = ethernet(frame, packet).err();
 }
 
 #[inline(always)]

@@ -59,6 +59,13 @@ impl Addr {
         self.words
     }
 
+    /// The IPv4 address as the kernel tables key it: four bytes in memory order. Meaningless for IPv6.
+    #[inline(always)]
+    pub const fn v4_key(self) -> u32 {
+        let [.., e, f, g, h] = self.words[1].to_ne_bytes();
+        u32::from_ne_bytes([e, f, g, h])
+    }
+
     /// A 32-bit mix of the address, for the sketches.
     #[inline(always)]
     pub const fn mix(self) -> u32 {

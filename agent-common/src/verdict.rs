@@ -181,6 +181,18 @@ pub struct FeedEntry {
     pub hits: u64,
 }
 
+/// Which hardware address last claimed an IPv4 address by ARP.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Binding {
+    /// The claimant.
+    pub mac: [u8; 6],
+    /// Always zero.
+    pub reserved: [u8; 2],
+    /// Its last claim, kernel clock.
+    pub last_ns: u64,
+}
+
 /// Global switch.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,10 +211,10 @@ pub mod present {
     pub const V4: u32 = 0x01;
     /// Exact IPv6 entries.
     pub const V6: u32 = 0x02;
-    /// IPv4 prefixes.
-    pub const PREFIX_V4: u32 = 0x04;
-    /// IPv6 prefixes.
-    pub const PREFIX_V6: u32 = 0x08;
+    /// Prefixes.
+    pub const PREFIXES: u32 = 0x04;
+    /// Never-block prefixes.
+    pub const ALLOWED: u32 = 0x08;
     /// Isolated or never-block devices.
     pub const DEVICE: u32 = 0x10;
     /// Bulk lists with IPv4 addresses.

@@ -1,0 +1,261 @@
+//! Whether a frame may pass: never-block → device isolation → exact address → prefix → bulk list.
+//!
+//! Both ends of a packet are looked up, so a block cuts both directions and established flows. An entry whose time is
+//! over does not exist here. In monitor mode nothing is refused, only counted.
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use tidegate_common::{
+    counter::Counters,
+    parse::{Network, Packet, proto},
+    pod::{Addr, MacKey},
+    verdict::{Action, Level, Mode, Verdict, present, role},
+};
+
+use crate::{gate::Passage, maps};
+
+/// Why a frame is refused.
+#[derive(Clone, Copy)]
+enum Refusal {
+    Address,
+    Prefix,
+    Feed,
+    Device,
+    Rate,
+}
+
+/// Whether the frame must be dropped. Counts what it decides.
+#[inline(always)]
+pub(crate) fn refuses(passage: &Passage<'_>, counters: &mut Counters) -> bool {
+    let Some(refusal) = judge(passage, counters) else {
+        return false;
+    };
+    let packets = u64::from(passage.packet.segments);
+    if passage.config.mode != Mode::Enforce as u32 {
+        counters.would_drop += packets;
+        return false;
+    }
+    match refusal {
+        Refusal::Address => counters.dropped_address += packets,
+        Refusal::Prefix => counters.dropped_prefix += packets,
+        Refusal::Feed => counters.dropped_feed += packets,
+        Refusal::Device => counters.dropped_device += packets,
+        Refusal::Rate => counters.dropped_rate += packets,
+    }
+    true
+}
+
+#[inline(always)]
+fn judge(passage: &Passage<'_>, counters: &mut Counters) -> Option<Refusal> {
+    let Passage { packet, config, now_ns, .. } = passage;
+    let tables = config.present;
+    let is_ip = matches!(packet.network, Network::V4 | Network::V6);
+
+    let (mut source, mut destination) = (None, None);
+    if is_ip {
+        source = exact(packet, packet.src, tables, *now_ns);
+        destination = exact(packet, packet.dst, tables, *now_ns);
+        if is_operators(&source)
+            || is_operators(&destination)
+            || tables & present::ALLOWED != 0
+                && (allowed(packet.src, *now_ns) || allowed(packet.dst, *now_ns))
+        {
+            counters.never_blocked += u64::from(packet.segments);
+            return None;
+        }
+    }
+
+    if tables & present::DEVICE != 0 {
+        let remote = if passage.point.is_ingress() { &destination } else { &source };
+        match isolation(passage, roles_of(remote)) {
+            Isolation::None => {}
+            Isolation::Spared => {
+                counters.never_blocked += u64::from(packet.segments);
+                return None;
+            }
+            Isolation::Refused(refusal) => return Some(refusal),
+        }
+    }
+
+    if !is_ip {
+        return None;
+    }
+    end(passage, source, packet.src).or_else(|| end(passage, destination, packet.dst))
+}
+
+/// The live exact entry of an address.
+#[inline(always)]
+fn exact(packet: &Packet, address: Addr, tables: u32, now_ns: u64) -> Option<&'static mut Verdict> {
+    let entry = if packet.network as u8 == Network::V4 as u8 {
+        if tables & present::V4 == 0 {
+            return None;
+        }
+        maps::VERDICT_V4.get_ptr_mut(address.v4_key())
+    } else {
+        if tables & present::V6 == 0 {
+            return None;
+        }
+        maps::VERDICT_V6.get_ptr_mut(address.words())
+    };
+    // SAFETY: the entry stays readable until the program ends; its counters are only ever approximate.
+    entry.map(|entry| unsafe { &mut *entry }).filter(|entry| entry.is_live(now_ns))
+}
+
+#[inline(always)]
+fn roles_of(entry: &Option<&'static mut Verdict>) -> u16 {
+    match entry {
+        Some(entry) if entry.is(Action::NeverBlock) => entry.roles,
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn is_operators(entry: &Option<&'static mut Verdict>) -> bool {
+    roles_of(entry) & role::OPERATOR != 0
+}
+
+#[inline(always)]
+fn allowed(address: Addr, now_ns: u64) -> bool {
+    maps::ALLOWED.get(&Key::new(128, address.words())).is_some_and(|entry| entry.is_live(now_ns))
+}
+
+/// What one end's entries say; the first table that knows the address decides.
+#[inline(always)]
+fn end(passage: &Passage<'_>, exact: Option<&'static mut Verdict>, address: Addr) -> Option<Refusal> {
+    let tables = passage.config.present;
+    if let Some(entry) = exact {
+        return apply(passage, entry, Refusal::Address);
+    }
+    if tables & present::PREFIXES != 0 {
+        if let Some(entry) = maps::PREFIXES.get(&Key::new(128, address.words())) {
+            // SAFETY: as for `exact`. The binding lends a trie's values shared although the kernel gives them writable.
+            let entry = unsafe { &mut *core::ptr::with_exposed_provenance_mut::<Verdict>(core::ptr::from_ref(entry).expose_provenance()) };
+            if entry.is_live(passage.now_ns) {
+                return apply(passage, entry, Refusal::Prefix);
+            }
+        }
+    }
+    if tables & (present::FEED_V4 | present::FEED_V6) != 0 {
+        return feed(passage, address);
+    }
+    None
+}
+
+#[inline(always)]
+fn feed(passage: &Passage<'_>, address: Addr) -> Option<Refusal> {
+    let entry = if passage.packet.network as u8 == Network::V4 as u8 {
+        maps::FEED_V4.get_ptr_mut(address.v4_key())
+    } else {
+        maps::FEED_V6.get_ptr_mut(address.words())
+    }?;
+    // SAFETY: as for `exact`.
+    let entry = unsafe { &mut *entry };
+    if entry.slots >> (passage.config.feed_slot & 1) & 1 == 0 {
+        return None;
+    }
+    entry.hits += u64::from(passage.packet.segments);
+    Some(Refusal::Feed)
+}
+
+#[inline(always)]
+fn apply(passage: &Passage<'_>, entry: &mut Verdict, refusal: Refusal) -> Option<Refusal> {
+    if entry.is(Action::NeverBlock) {
+        return None;
+    }
+    hit(passage, entry);
+    if entry.is(Action::Block) {
+        return Some(refusal);
+    }
+    if entry.is(Action::RateLimit) && !entry.take_token(passage.now_ns) {
+        return Some(Refusal::Rate);
+    }
+    None
+}
+
+#[inline(always)]
+fn hit(passage: &Passage<'_>, entry: &mut Verdict) {
+    entry.hits += u64::from(passage.packet.segments);
+    entry.hit_bytes += u64::from(passage.frame_len);
+    entry.last_hit_ns = passage.now_ns;
+}
+
+enum Isolation {
+    None,
+    Spared,
+    Refused(Refusal),
+}
+
+/// What the entry of the device behind this port says: the sender on the way in, the receiver on the way out.
+#[inline(always)]
+fn isolation(passage: &Passage<'_>, remote_roles: u16) -> Isolation {
+    let packet = passage.packet;
+    let mac = if passage.point.is_ingress() { packet.src_mac } else { packet.dst_mac };
+    let Some(entry) = maps::VERDICT_DEVICE.get_ptr_mut(MacKey::new(mac)) else {
+        return Isolation::None;
+    };
+    // SAFETY: as for `exact`.
+    let entry = unsafe { &mut *entry };
+    if !entry.is_live(passage.now_ns) {
+        return Isolation::None;
+    }
+    if entry.is(Action::NeverBlock) {
+        return Isolation::Spared;
+    }
+    let refused = match entry.level {
+        level if level == Level::Full as u8 => true,
+        level if level == Level::DhcpDnsOnly as u8 => !is_essential(passage, remote_roles),
+        level if level == Level::CloudOnly as u8 => {
+            !is_essential(passage, remote_roles) && !reaches_cloud(passage, remote_roles)
+        }
+        level if level == Level::RateLimit as u8 => {
+            hit(passage, entry);
+            return if entry.take_token(passage.now_ns) { Isolation::None } else { Isolation::Refused(Refusal::Rate) };
+        }
+        _ => {
+            hit(passage, entry);
+            false
+        }
+    };
+    if refused {
+        hit(passage, entry);
+        Isolation::Refused(Refusal::Device)
+    } else {
+        Isolation::None
+    }
+}
+
+/// ARP, neighbour discovery, DHCP, and DNS with the gateway's resolver.
+#[inline(always)]
+fn is_essential(passage: &Passage<'_>, remote_roles: u16) -> bool {
+    let packet = passage.packet;
+    if packet.network as u8 == Network::Arp as u8 {
+        return true;
+    }
+    match packet.proto {
+        proto::ICMPV6 => matches!(packet.icmp_type, 133..=137),
+        proto::UDP | proto::TCP => {
+            let port = remote_port(passage);
+            port == 53 && remote_roles & role::DNS != 0
+                || packet.proto == proto::UDP && matches!(port, 67 | 547) && is_dhcp_server(passage, remote_roles)
+        }
+        _ => false,
+    }
+}
+
+/// NTP with a known server, and anything with the cloud endpoint.
+#[inline(always)]
+fn reaches_cloud(passage: &Passage<'_>, remote_roles: u16) -> bool {
+    remote_roles & role::CLOUD != 0
+        || passage.packet.proto == proto::UDP && remote_port(passage) == 123 && remote_roles & role::NTP != 0
+}
+
+#[inline(always)]
+fn remote_port(passage: &Passage<'_>) -> u16 {
+    if passage.point.is_ingress() { passage.packet.dst_port } else { passage.packet.src_port }
+}
+
+/// A device may ask everyone on the link for a lease, or a known server; whatever answers from the server port may
+/// reach it.
+#[inline(always)]
+fn is_dhcp_server(passage: &Passage<'_>, remote_roles: u16) -> bool {
+    !passage.point.is_ingress() || passage.packet.dst_mac[0] & 1 != 0 || remote_roles & role::DHCP != 0
+}

@@ -1,0 +1,62 @@
+//! The way of one frame: parse, enforce, account.
+
+use tidegate_common::{
+    flow::ObservationPoint,
+    parse::{self, Frame, Packet},
+    verdict::{Config, Mode},
+};
+
+use crate::{
+    account, clock, enforce,
+    maps::{self, Scratch},
+};
+
+/// A frame and what its hook knows beside its bytes.
+pub(crate) trait HookFrame: Frame {
+    /// VLAN id that is no longer in the bytes, 0 for none.
+    fn stripped_vlan(&self) -> u16;
+    /// Wire packets the frame stands for, and the header bytes that each but the first adds to the length.
+    fn segments(&self) -> u32;
+    /// Copies up to `SAMPLE_BYTES` bytes from the start of the frame; how many.
+    fn sample(&self, into: &mut [u8; tidegate_common::event::SAMPLE_BYTES]) -> u16;
+}
+
+/// What is known about one frame on its way through the programs.
+pub(crate) struct Passage<'a> {
+    pub(crate) packet: &'a Packet,
+    pub(crate) config: &'a Config,
+    pub(crate) point: ObservationPoint,
+    pub(crate) frame_len: u32,
+    pub(crate) now_ns: u64,
+}
+
+/// Whether the frame may go on. A table that cannot be read lets it pass: detection fails open.
+#[inline(always)]
+pub(crate) fn pass<F: HookFrame>(frame: &F, point: ObservationPoint) -> bool {
+    let (Some(counters), Some(config), Some(scratch)) = (maps::counters(), maps::config(), maps::scratch())
+    else {
+        return true;
+    };
+    let Scratch { packet, workspace } = scratch;
+    parse::parse_into(frame, frame.stripped_vlan(), packet);
+    let segments = frame.segments();
+    if segments > 1 {
+        expand(packet, segments);
+    }
+    counters.seen += u64::from(packet.segments);
+    let passage = Passage { packet, config, point, frame_len: frame.size() as u32, now_ns: clock::now_ns() };
+    if config.mode != Mode::Bypass as u32 && config.present != 0 && enforce::refuses(&passage, counters) {
+        return false;
+    }
+    account::account(&passage, frame, counters, workspace);
+    true
+}
+
+/// A super-packet is counted as the packets it will be cut into, each with its own headers.
+#[inline(always)]
+fn expand(packet: &mut Packet, segments: u32) {
+    if packet.unparsed.is_none() && packet.ip_len > packet.payload_len {
+        packet.ip_len += (segments - 1) * (packet.ip_len - packet.payload_len);
+    }
+    packet.segments = segments;
+}

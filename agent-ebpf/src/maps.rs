@@ -1,0 +1,123 @@
+//! The kernel tables. Names and meanings are in `tidegate_common::maps`.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    macros::btf_map,
+};
+use tidegate_common::{
+    counter::Counters,
+    device::{DeviceKey, DeviceRecord},
+    event::FlowEvent,
+    flow::{FlowKey, FlowRecord},
+    maps::{
+        ALLOW_CAPACITY, BINDING_CAPACITY, DEVICE_CAPACITY, EVENT_BYTES, FEED_CAPACITY, FLOW_CAPACITY,
+        PREFIX_CAPACITY, VERDICT_CAPACITY, VERDICT_DEVICE_CAPACITY,
+    },
+    parse::Packet,
+    pod::MacKey,
+    verdict::{Binding, Config, FeedEntry, Verdict},
+};
+
+/// Entries that user space alone inserts need no memory before they exist.
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map(name = "CONFIG")]
+static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map(name = "COUNTERS")]
+static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
+#[btf_map(name = "FLOWS")]
+pub(crate) static FLOWS: HashMap<FlowKey, FlowRecord, { FLOW_CAPACITY as usize }> = HashMap::new();
+#[btf_map(name = "DEVICES")]
+pub(crate) static DEVICES: PerCpuHashMap<DeviceKey, DeviceRecord, { DEVICE_CAPACITY as usize }> = PerCpuHashMap::new();
+#[btf_map(name = "VERDICT_V4")]
+pub(crate) static VERDICT_V4: HashMap<u32, Verdict, { VERDICT_CAPACITY as usize }, ON_DEMAND> = HashMap::new();
+#[btf_map(name = "VERDICT_V6")]
+pub(crate) static VERDICT_V6: HashMap<[u64; 2], Verdict, { VERDICT_CAPACITY as usize }, ON_DEMAND> = HashMap::new();
+#[btf_map(name = "PREFIXES")]
+pub(crate) static PREFIXES: LpmTrie<[u64; 2], Verdict, { PREFIX_CAPACITY as usize }> = LpmTrie::new();
+#[btf_map(name = "ALLOWED")]
+pub(crate) static ALLOWED: LpmTrie<[u64; 2], Verdict, { ALLOW_CAPACITY as usize }> = LpmTrie::new();
+#[btf_map(name = "VERDICT_DEVICE")]
+pub(crate) static VERDICT_DEVICE: HashMap<MacKey, Verdict, { VERDICT_DEVICE_CAPACITY as usize }, ON_DEMAND> =
+    HashMap::new();
+#[btf_map(name = "FEED_V4")]
+pub(crate) static FEED_V4: HashMap<u32, FeedEntry, { FEED_CAPACITY as usize }, ON_DEMAND> = HashMap::new();
+#[btf_map(name = "FEED_V6")]
+pub(crate) static FEED_V6: HashMap<[u64; 2], FeedEntry, { FEED_CAPACITY as usize }, ON_DEMAND> = HashMap::new();
+#[btf_map(name = "EVENTS")]
+pub(crate) static EVENTS: RingBuf<FlowEvent, { EVENT_BYTES as usize }> = RingBuf::new();
+#[btf_map(name = "BINDINGS")]
+pub(crate) static BINDINGS: LruHashMap<u32, Binding, { BINDING_CAPACITY as usize }> = LruHashMap::new();
+#[btf_map(name = "REPLAY_CLOCK")]
+static REPLAY_CLOCK: Array<u64, 1> = Array::new();
+#[btf_map(name = "SCRATCH")]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// What a CPU needs beside its 512 bytes of stack.
+#[repr(C)]
+pub(crate) struct Scratch {
+    pub(crate) packet: Packet,
+    pub(crate) workspace: Workspace,
+}
+
+/// Where records are built before they go into a table, and the CPU's own limits.
+#[repr(C)]
+pub(crate) struct Workspace {
+    pub(crate) record: FlowRecord,
+    pub(crate) device: DeviceRecord,
+    pub(crate) new_flows: Quota,
+    pub(crate) samples: Quota,
+}
+
+/// How many of something one CPU may do in a second.
+#[repr(C)]
+pub(crate) struct Quota {
+    second_started_ns: u64,
+    used: u64,
+}
+
+impl Quota {
+    /// Takes one; `false` when this second's are used up.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, limit: u32, now_ns: u64) -> bool {
+        const SECOND_NS: u64 = 1_000_000_000;
+        if now_ns.wrapping_sub(self.second_started_ns) >= SECOND_NS {
+            self.second_started_ns = now_ns;
+            self.used = 0;
+        }
+        self.used += 1;
+        self.used <= u64::from(limit)
+    }
+
+    /// Whether exactly the first one too many was just asked for.
+    #[inline(always)]
+    pub(crate) fn just_exceeded(&self, limit: u32) -> bool {
+        self.used == u64::from(limit) + 1
+    }
+}
+
+#[inline(always)]
+pub(crate) fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}
+
+#[inline(always)]
+pub(crate) fn counters() -> Option<&'static mut Counters> {
+    // SAFETY: the block belongs to this CPU, and programs are not preempted by programs of the same kind.
+    COUNTERS.get_ptr_mut(0).map(|counters| unsafe { &mut *counters })
+}
+
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: as for `counters`.
+    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+#[inline(always)]
+pub(crate) fn replay_clock_ns() -> u64 {
+    match REPLAY_CLOCK.get(0) {
+        Some(now_ns) => *now_ns,
+        None => 0,
+    }
+}
