@@ -1,1 +1,3 @@
-//! (room cli)
+//! Commands.
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,268 @@
+//! Numbers for monitoring, as Prometheus text.
+//!
+//! A [`Snapshot`] is what the loop knows at one moment; [`render`] writes it. Every counter of the kernel appears by itself
+//! because the names come from `Counters::named`.
+
+use std::{fmt, time::Duration};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet, text::encode},
+    metrics::MetricType,
+    registry::{Registry, Unit},
+};
+use tidegate_common::{counter::Counters, parse::Unparsed};
+
+use crate::api::view::{ActionWord, Usage};
+
+/// Upper ends of the buckets of a [`Latency`], in microseconds.
+pub const LATENCY_BUCKETS_US: [u64; 10] = [10, 25, 50, 100, 250, 500, 1_000, 5_000, 25_000, 100_000];
+
+/// How long something took, counted in buckets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// Observations in each bucket of [`LATENCY_BUCKETS_US`], then those beyond.
+    buckets: [u64; LATENCY_BUCKETS_US.len() + 1],
+    sum_ns: u64,
+}
+
+impl Latency {
+    /// Counts one observation.
+    pub fn observe(&mut self, took: Duration) {
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = LATENCY_BUCKETS_US.partition_point(|end| end.saturating_mul(1_000) < ns);
+        self.buckets[bucket] += 1;
+        self.sum_ns = self.sum_ns.saturating_add(ns);
+    }
+
+    /// Observations so far.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+}
+
+/// Enforcements in force with one action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VerdictCount {
+    /// Action.
+    pub action: ActionWord,
+    /// How many.
+    pub count: u64,
+}
+
+/// Incidents of one technique since the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TechniqueCount {
+    /// MITRE ATT&CK id.
+    pub technique: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// Everything monitored, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Since the daemon started.
+    pub uptime: Duration,
+    /// Whether the kernel drops packets.
+    pub enforcing: bool,
+    /// Number of things that make the gateway degraded.
+    pub problems: u64,
+    /// Sums of the kernel's counters over all CPUs.
+    pub counters: Counters,
+    /// Flow table.
+    pub flows: Usage,
+    /// Device table.
+    pub devices: Usage,
+    /// Enforcements in force by action, never-block entries included.
+    pub verdicts: Vec<VerdictCount>,
+    /// Incidents by technique since the start.
+    pub incidents: Vec<TechniqueCount>,
+    /// Events received from the kernel.
+    pub events_received: u64,
+    /// Age of the last event when it was read.
+    pub ring_lag: Duration,
+    /// Writes to the database or event log that failed.
+    pub store_errors: u64,
+    /// Verdicts held back by the blast-radius cap.
+    pub held_back: u64,
+    /// Blocks rolled back because the gateway's reachability died.
+    pub rollbacks: u64,
+    /// Differences found between desired state and kernel tables.
+    pub reconcile_differences: u64,
+    /// Time from reading an event to its score.
+    pub scoring: Latency,
+}
+
+/// `snapshot` in the OpenMetrics text format.
+pub fn render(snapshot: Snapshot) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("tidegate");
+    registry.register_collector(Box::new(snapshot));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ActionLabel {
+    action: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TechniqueLabel {
+    technique: String,
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let e = &mut encoder;
+        info(e)?;
+        gauge(e, "uptime", "Time since the daemon started", Some(&Unit::Seconds), self.uptime.as_secs_f64())?;
+        gauge(
+            e,
+            "enforcing",
+            "1 when the kernel drops packets, 0 in monitor mode",
+            None,
+            i64::from(self.enforcing),
+        )?;
+        gauge(e, "problems", "Things that make the gateway degraded", None, self.problems as i64)?;
+        for (name, value) in self.counters.named() {
+            counter(e, &format!("kernel_{name}"), kernel_help(name), value)?;
+        }
+        let mut unparsed = e.encode_descriptor(
+            "kernel_unparsed",
+            "Packets in no flow, by reason",
+            None,
+            MetricType::Counter,
+        )?;
+        for (reason, value) in Unparsed::ALL.iter().zip(self.counters.unparsed) {
+            let label = ReasonLabel { reason: reason.name() };
+            unparsed.encode_family(&label)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+        }
+        let difference = self.counters.unaccounted();
+        gauge(e, "kernel_unaccounted", "Packets that the account does not explain", None, difference)?;
+        gauge(e, "flows_used", "Flows in the table", None, self.flows.used as i64)?;
+        gauge(e, "flows_capacity", "Flows the table holds", None, self.flows.capacity as i64)?;
+        gauge(e, "devices_used", "Devices in the table", None, self.devices.used as i64)?;
+        gauge(e, "devices_capacity", "Devices the table holds", None, self.devices.capacity as i64)?;
+        let mut verdicts =
+            e.encode_descriptor("verdicts", "Enforcements in force", None, MetricType::Gauge)?;
+        for verdict in &self.verdicts {
+            let label = ActionLabel { action: verdict.action.as_str() };
+            verdicts.encode_family(&label)?.encode_gauge(&(verdict.count as i64))?;
+        }
+        let mut incidents =
+            e.encode_descriptor("incidents", "Incidents since the start", None, MetricType::Counter)?;
+        for incident in &self.incidents {
+            let label = TechniqueLabel { technique: incident.technique.clone() };
+            incidents.encode_family(&label)?.encode_counter::<NoLabelSet, _, u64>(&incident.count, None)?;
+        }
+        counter(e, "events_received", "Events received from the kernel", self.events_received)?;
+        let lag = self.ring_lag.as_secs_f64();
+        gauge(e, "ring_lag", "Age of the last event when it was read", Some(&Unit::Seconds), lag)?;
+        counter(e, "store_errors", "Failed writes to the database or event log", self.store_errors)?;
+        counter(e, "held_back", "Verdicts held back by the blast-radius cap", self.held_back)?;
+        counter(e, "rollbacks", "Blocks rolled back for the gateway's reachability", self.rollbacks)?;
+        let differences = self.reconcile_differences;
+        counter(
+            e,
+            "reconcile_differences",
+            "Differences between desired state and kernel tables",
+            differences,
+        )?;
+        latency(e, "scoring", "Time from reading an event to its score", &self.scoring)
+    }
+}
+
+fn info(e: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+    e.encode_descriptor("build", "Version of the daemon", None, MetricType::Info)?
+        .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+}
+
+fn counter(e: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> Result<(), fmt::Error> {
+    e.encode_descriptor(name, help, None, MetricType::Counter)?
+        .encode_counter::<NoLabelSet, _, u64>(&value, None)
+}
+
+fn gauge<V: prometheus_client::encoding::EncodeGaugeValue>(
+    e: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    value: V,
+) -> Result<(), fmt::Error> {
+    e.encode_descriptor(name, help, unit, MetricType::Gauge)?.encode_gauge(&value)
+}
+
+fn latency(e: &mut DescriptorEncoder, name: &str, help: &str, latency: &Latency) -> Result<(), fmt::Error> {
+    let ends = LATENCY_BUCKETS_US.iter().map(|end| *end as f64 / 1e6).chain([f64::MAX]);
+    let buckets: Vec<(f64, u64)> = ends.zip(latency.buckets).collect();
+    let sum = latency.sum_ns as f64 / 1e9;
+    e.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?
+        .encode_histogram::<NoLabelSet>(sum, latency.count(), &buckets, None)
+}
+
+/// The counters' own docs say more; this is the line in the scrape.
+fn kernel_help(name: &str) -> &'static str {
+    match name {
+        "seen" => "Packets that reached a program",
+        "in_flow" => "Packets counted in a flow record",
+        "folded" => "Packets of flows without room, counted in their device alone",
+        "repeated" => "Packets already counted at another guarded port",
+        "would_drop" => "Packets that monitor mode let pass although a verdict asked to drop them",
+        "spared" => "Packets that passed because of a never-block entry",
+        "events_lost" => "Events for which the ring buffer had no room",
+        _ if name.starts_with("dropped") => "Packets dropped, by the table that asked for it",
+        _ => "Counter of the kernel programs",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed encoding is the test's failure")]
+
+    use super::*;
+
+    #[test]
+    fn every_kernel_counter_and_reason_is_exported() {
+        let mut snapshot = Snapshot { uptime: Duration::from_secs(5), ..Snapshot::default() };
+        snapshot.counters.dropped_address = 42;
+        snapshot.counters.unparsed[Unparsed::Arp as usize] = 7;
+        snapshot.verdicts.push(VerdictCount { action: ActionWord::Block, count: 3 });
+        snapshot.incidents.push(TechniqueCount { technique: "T1046".to_owned(), count: 2 });
+        let names: Vec<&str> = snapshot.counters.named().map(|(name, _)| name).collect();
+        let text = render(snapshot).unwrap();
+        for name in names {
+            assert!(text.contains(&format!("tidegate_kernel_{name}_total ")), "{name} in {text}");
+        }
+        for reason in Unparsed::ALL {
+            assert!(text.contains(&format!("reason=\"{}\"", reason.name())), "{}", reason.name());
+        }
+        for line in [
+            "tidegate_kernel_dropped_address_total 42",
+            "tidegate_kernel_unparsed_total{reason=\"arp\"} 7",
+            "tidegate_verdicts{action=\"block\"} 3",
+            "tidegate_incidents_total{technique=\"T1046\"} 2",
+            "tidegate_uptime_seconds 5.0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_latency_falls_into_the_bucket_that_ends_at_it_or_above() {
+        let mut latency = Latency::default();
+        for us in [1, 10, 11, 100_000, 100_001] {
+            latency.observe(Duration::from_micros(us));
+        }
+        assert_eq!(latency.buckets[..3], [2, 1, 0]);
+        assert_eq!(latency.buckets[LATENCY_BUCKETS_US.len() - 1..], [1, 1]);
+        assert_eq!(latency.count(), 5);
+    }
+}
