@@ -1,0 +1,125 @@
+//! Settings of the detector, as they stand under `[detection]` and `[learning]` in the configuration file.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! settings {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+    };
+}
+
+settings! {
+    /// Thresholds of the behaviour rules. Counts are per source unless said otherwise.
+    RuleConfig {
+        /// Different ports of one host tried within `scan_window_s` that make a vertical scan, when most got no connection.
+        vertical_ports: u32 = 15,
+        /// Different hosts tried on one port within `scan_window_s` without a connection that make a horizontal scan.
+        horizontal_hosts: u32 = 20,
+        /// The same for ports that worms go for (Telnet, SSH, TR-069, ADB and the like).
+        horizontal_hosts_worm: u32 = 10,
+        /// The same for services of which one client honestly asks many hosts (DNS, NTP, QUIC, STUN, over UDP).
+        horizontal_hosts_chatty: u32 = 120,
+        /// Window of the scan rules, in seconds.
+        scan_window_s: u32 = 10,
+        /// Different ports of one host tried within `slow_scan_window_s` that make a slow vertical scan.
+        slow_vertical_ports: u32 = 60,
+        /// Window of the slow scan rule, in seconds.
+        slow_scan_window_s: u32 = 300,
+        /// Share of the tried ports or hosts that may have answered before it is no scan, 0–1.
+        scan_answered_share: f64 = 0.5,
+        /// Different addresses asked for by ARP within one device window that make an address sweep.
+        arp_sweep_targets: u32 = 100,
+        /// New TCP connections a second from one source to one service that make a SYN flood, when few are completed.
+        syn_flood_per_s: u32 = 200,
+        /// New flows a second from many sources to one service that make a distributed flood, when few are answered.
+        distributed_flood_per_s: u32 = 1_000,
+        /// New UDP flows a second from one source to one host that make a UDP flood, when few are answered.
+        udp_flood_flows_per_s: u32 = 300,
+        /// Small UDP packets a second in one flow, unanswered, that make a UDP flood.
+        udp_flood_pps: u32 = 2_000,
+        /// UDP packets of any size a second in one flow, unanswered, that make a UDP flood.
+        udp_flood_any_size_pps: u32 = 20_000,
+        /// ICMP packets a second from one source to one host that make an ICMP flood.
+        icmp_flood_pps: u32 = 250,
+        /// Share of flood packets or connections that may be answered before it is no flood, 0–1 (ICMP: not asked).
+        flood_answered_share: f64 = 0.2,
+        /// Short connections to one login service (SSH, Telnet, FTP, …) within 2 s that make a brute force.
+        login_attempts_fast: u32 = 12,
+        /// The same within 20 s.
+        login_attempts: u32 = 25,
+        /// Short, alike connections to one web or MQTT service within 10 s that make a brute force.
+        web_attempts: u32 = 40,
+        /// Packets in both directions up to which a connection is short for the brute-force rule.
+        attempt_packets: u64 = 120,
+        /// Times a device may claim an address that another one holds within 60 s before it is ARP spoofing.
+        arp_claims: u32 = 2,
+        /// Contacts with a host first seen after the baseline from which on their regularity is judged.
+        beacon_contacts: u32 = 6,
+        /// Relative deviation of the gaps between contacts, their mean being 1, up to which they are a beacon.
+        beacon_jitter: f64 = 0.15,
+        /// Shortest mean gap of a beacon, in milliseconds.
+        beacon_min_gap_ms: u32 = 900,
+        /// Longest mean gap of a beacon, in seconds.
+        beacon_max_gap_s: u32 = 3_600,
+        /// Bytes sent to a host first seen after the baseline, from which on they may be an exfiltration.
+        exfil_min_bytes: u64 = 2_000_000,
+        /// How many times the largest upload of the baseline that must be, too.
+        exfil_baseline_factor: f64 = 8.0,
+        /// How many times more than it received the device must have sent.
+        exfil_out_ratio: f64 = 4.0,
+        /// How long the same finding about the same subject is not repeated, in seconds.
+        repeat_after_s: u32 = 60,
+    }
+}
+
+settings! {
+    /// How baselines are learned.
+    LearnConfig {
+        /// How long a device's traffic is collected before its baseline is made, in seconds.
+        period_s: u64 = 3_600,
+        /// Flows a baseline needs at least.
+        min_flows: u32 = 64,
+        /// Windows a baseline needs at least.
+        min_windows: u32 = 10,
+        /// Flows and windows kept per device, each; older ones are thinned out at random.
+        samples: u32 = 768,
+        /// Devices with a state of their own; the longest silent is forgotten for a new one.
+        max_devices: u32 = 512,
+        /// Devices with trained models in memory (about 340 KiB each); the others are judged by the fleet's default.
+        max_models: u32 = 96,
+        /// Seed of all training, so that the same traffic gives the same models.
+        seed: u64 = 1,
+        /// P-value below which a flow or window counts as evidence.
+        evidence_p: f64 = 0.01,
+        /// Recent flows of a device that are looked at together (n of k-of-n).
+        evidence_flows: u32 = 20,
+        /// Chance that so many of them are evidence in normal traffic, below which the model reports (k of k-of-n).
+        report_p: f64 = 1e-6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_may_be_partial_but_not_misspelt() {
+        let config: RuleConfig = toml::from_str("vertical_ports = 30").unwrap();
+        assert_eq!(config, RuleConfig { vertical_ports: 30, ..RuleConfig::default() });
+        let error = toml::from_str::<RuleConfig>("vertical_port = 30").unwrap_err();
+        assert!(error.to_string().contains("vertical_port"), "{error}");
+        let config: LearnConfig = toml::from_str("period_s = 60").unwrap();
+        assert_eq!(config.period_s, 60);
+    }
+}

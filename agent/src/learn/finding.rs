@@ -1,0 +1,72 @@
+//! What the detector found: who is to blame, for what, on which evidence. Judging it is `decide`'s.
+
+use std::{fmt, net::IpAddr};
+
+use serde::{Serialize, Serializer};
+use tidegate_common::device::DeviceKey;
+
+use super::technique::Technique;
+use crate::identity::Mac;
+
+/// Who is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A host that is not behind a guarded port. The unspecified address stands for many forged sources at once.
+    Remote(IpAddr),
+    /// A device on the protected side.
+    Device(DeviceKey),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Remote(addr) if addr.is_unspecified() => f.write_str("many sources"),
+            Self::Remote(addr) => write!(f, "{addr}"),
+            Self::Device(device) => write!(f, "{}", Mac(device.mac)),
+        }
+    }
+}
+
+impl Serialize for Subject {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// One feature of the evidence beside what is normal for the device.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FeatureNote {
+    /// Feature.
+    pub name: &'static str,
+    /// Value found, in the feature's unit.
+    pub value: f64,
+    /// 1st percentile of the device's normal values.
+    pub normal_low: f64,
+    /// 99th percentile of the device's normal values.
+    pub normal_high: f64,
+}
+
+/// One thing found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    /// Who is to blame.
+    pub subject: Subject,
+    /// Whom it was done to, when it is one address.
+    pub victim: Option<IpAddr>,
+    /// What it is.
+    pub technique: Technique,
+    /// Rule that fired; `None` for the model.
+    pub rule: Option<&'static str>,
+    /// Strength, 0–1: confidence of a rule, anomaly score of the model.
+    pub score: f64,
+    /// Chance of evidence as strong as this in normal traffic; an estimate for rules, calibrated for the model.
+    pub p_value: f64,
+    /// First evidence, kernel clock.
+    pub first_ns: u64,
+    /// When it was found, kernel clock.
+    pub at_ns: u64,
+    /// One plain sentence with numbers.
+    pub detail: String,
+    /// Features out of their normal range, farthest first (model findings).
+    pub notes: Vec<FeatureNote>,
+}

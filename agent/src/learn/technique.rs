@@ -1,0 +1,54 @@
+//! What the detector can call an attack: techniques of MITRE ATT&CK (Enterprise, version 17), and one name for the unexplained.
+
+use serde::Serialize;
+
+/// A technique by its ATT&CK id and name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Technique {
+    /// Id, for example `T1046`.
+    pub id: &'static str,
+    /// Name as ATT&CK has it.
+    pub name: &'static str,
+}
+
+impl Technique {
+    /// Many ports or addresses tried from inside, or on the devices.
+    pub const NETWORK_SERVICE_DISCOVERY: Self = Self { id: "T1046", name: "Network Service Discovery" };
+    /// Many addresses tried to learn which are alive.
+    pub const REMOTE_SYSTEM_DISCOVERY: Self = Self { id: "T1018", name: "Remote System Discovery" };
+    /// Many ports or addresses tried from outside.
+    pub const ACTIVE_SCANNING: Self = Self { id: "T1595", name: "Active Scanning" };
+    /// More packets than the victim or its line can take.
+    pub const NETWORK_FLOOD: Self = Self { id: "T1498.001", name: "Direct Network Flood" };
+    /// Half-open connections that exhaust the victim's state.
+    pub const SYN_FLOOD: Self = Self { id: "T1499.001", name: "OS Exhaustion Flood" };
+    /// Password after password against one service.
+    pub const BRUTE_FORCE: Self = Self { id: "T1110", name: "Brute Force" };
+    /// ARP that puts a device between two others.
+    pub const ARP_POISONING: Self = Self { id: "T1557.002", name: "ARP Cache Poisoning" };
+    /// Regular contact with a host that gives orders.
+    pub const COMMAND_AND_CONTROL: Self = Self { id: "T1071", name: "Application Layer Protocol" };
+    /// Data carried off to a host that never got any.
+    pub const EXFILTRATION: Self = Self { id: "T1048", name: "Exfiltration Over Alternative Protocol" };
+    /// The model found traffic unlike the device's own and no rule says what it is.
+    pub const UNUSUAL: Self = Self { id: "anomaly", name: "Unlike the device's normal traffic" };
+
+    /// Every technique, in the order of the reference page.
+    pub const ALL: &'static [Self] = &[
+        Self::NETWORK_SERVICE_DISCOVERY,
+        Self::REMOTE_SYSTEM_DISCOVERY,
+        Self::ACTIVE_SCANNING,
+        Self::NETWORK_FLOOD,
+        Self::SYN_FLOOD,
+        Self::BRUTE_FORCE,
+        Self::ARP_POISONING,
+        Self::COMMAND_AND_CONTROL,
+        Self::EXFILTRATION,
+        Self::UNUSUAL,
+    ];
+
+    /// The technique with this id.
+    pub fn by_id(id: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|technique| technique.id == id)
+    }
+}
