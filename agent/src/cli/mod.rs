@@ -1,3 +1,5 @@
 //! Commands.
+
+pub mod model;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,0 +1,110 @@
+//! Scores many rows at once: tree after tree over blocks of rows, eight rows side by side.
+//!
+//! A block and one tree fit the first-level cache together, and eight walks hide each other's load latency. Rows are padded
+//! to a power of two, so that a masked index needs no bounds check. The sums are those of `tidegate_common::forest`.
+
+use tidegate_common::forest::{DEPTH, NODES, Tree};
+
+use super::forest::{Forest, MAX_COLUMNS};
+
+/// Rows of a block.
+const BLOCK: usize = 128;
+/// Rows walked side by side.
+const LANES: usize = 8;
+
+impl Forest {
+    /// Summed path length of one row.
+    pub fn sum(&self, row: &[u32]) -> u32 {
+        let mut sums = [0];
+        self.sums(row, &mut sums);
+        sums[0]
+    }
+
+    /// Anomaly score of one row, 0–1, higher = more anomalous.
+    pub fn score(&self, row: &[u32]) -> f64 {
+        self.score_of_sum(self.sum(row))
+    }
+
+    /// Summed path lengths of as many rows as `sums` has places; `rows` holds them one after the other.
+    pub fn sums(&self, rows: &[u32], sums: &mut [u32]) {
+        assert!(rows.len() >= sums.len() * self.width(), "{} values for {} rows", rows.len(), sums.len());
+        match self.width() {
+            ..=16 => sums_padded::<16>(self, rows, sums),
+            ..=64 => sums_padded::<64>(self, rows, sums),
+            ..=256 => sums_padded::<256>(self, rows, sums),
+            _ => sums_padded::<MAX_COLUMNS>(self, rows, sums),
+        }
+    }
+}
+
+fn sums_padded<const W: usize>(forest: &Forest, rows: &[u32], sums: &mut [u32]) {
+    let width = forest.width();
+    if let [sum] = sums {
+        let mut row = [0; W];
+        row[..width].copy_from_slice(&rows[..width]);
+        *sum = forest.trees().iter().map(|tree| paths(tree, &[row])[0]).sum();
+        return;
+    }
+    let mut block = vec![[[0_u32; W]; LANES]; BLOCK / LANES];
+    for (sums, rows) in sums.chunks_mut(BLOCK).zip(rows.chunks(BLOCK * width)) {
+        for (place, row) in rows.chunks_exact(width).take(sums.len()).enumerate() {
+            block[place / LANES][place % LANES][..width].copy_from_slice(row);
+        }
+        let used = &block[..sums.len().div_ceil(LANES)];
+        let mut totals = [[0; LANES]; BLOCK / LANES];
+        for tree in forest.trees() {
+            for (group, total) in used.iter().zip(&mut totals) {
+                for (sum, path) in total.iter_mut().zip(paths(tree, group)) {
+                    *sum += path;
+                }
+            }
+        }
+        for (sum, total) in sums.iter_mut().zip(totals.as_flattened()) {
+            *sum = *total;
+        }
+    }
+}
+
+#[inline(always)]
+fn paths<const W: usize, const N: usize>(tree: &Tree, rows: &[[u32; W]; N]) -> [u32; N] {
+    let mut at = [1_usize; N];
+    for _ in 0..DEPTH {
+        for (at, row) in at.iter_mut().zip(rows) {
+            let node = tree.nodes[*at & (NODES - 1)];
+            let value = row[node.feature as usize & (W - 1)];
+            *at = 2 * *at + usize::from(value > node.threshold);
+        }
+    }
+    at.map(|at| u32::from(tree.leaves[at & (NODES - 1)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tidegate_common::{feature::FEATURES, forest::score_sum};
+
+    use crate::learn::{
+        forest::{Forest, Growth},
+        grid::Rows,
+    };
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        /// The batch scorer, the single scorer and the kernel's walk are one function.
+        #[test]
+        fn sums_are_the_kernels(rows in proptest::collection::vec(any::<[u32; FEATURES]>(), 1..300), seed: u64, width in 1..=FEATURES) {
+            let mut table = Rows::new(width);
+            rows.iter().for_each(|row| table.push(row));
+            let forest = Forest::grow(&table, Growth { trees: 10, seed, ..Growth::default() }).unwrap();
+            let flat: Vec<u32> = table.iter().flatten().copied().collect();
+            let mut sums = vec![0; table.len()];
+            forest.sums(&flat, &mut sums);
+            for (row, sum) in table.iter().zip(sums) {
+                let mut padded = [0; FEATURES];
+                padded[..width].copy_from_slice(row);
+                prop_assert_eq!(sum, score_sum(forest.trees(), &padded));
+                prop_assert_eq!(sum, forest.sum(row));
+            }
+        }
+    }
+}
