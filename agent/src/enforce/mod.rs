@@ -1,5 +1,34 @@
-//! The only writer of kernel verdicts.
+//! The only writer of kernel verdicts: orders in, kernel entries and records out.
+//!
+//! Invariants: never-block goes before everything; every automatic verdict has an expiry on the kernel clock, bounded by the
+//! settings; at most so many automatic verdicts an hour; presence flags match the contents. Synchronous, reads no clock,
+//! touches no store: callers pass [`Now`] and save what a [`Report`] says has changed.
 
+mod confirm;
+mod enforcer;
+mod exempt;
+mod feeds;
+mod memory;
+mod mirror;
+pub mod names;
+mod never_block;
+mod order;
+mod pace;
+#[cfg(test)]
+mod properties;
+mod record;
+mod restore;
+mod settings;
 mod target;
+#[cfg(test)]
+mod tests;
 
+pub use confirm::Reachability;
+pub use enforcer::{Enforcer, Tally};
+pub use feeds::{FeedError, FeedList, FeedReport, LIST_BYTES};
+pub use memory::MemoryTable;
+pub use record::{
+    AllowEntry, Author, Drift, EnforceError, Enforcement, Notice, Now, Order, Refusal, Report, State,
+};
+pub use settings::Settings;
 pub use target::{TableError, Target, TargetError, VerdictTable};

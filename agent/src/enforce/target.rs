@@ -162,6 +162,10 @@ pub trait VerdictTable {
     fn remove(&mut self, target: &Target) -> Result<(), TableError>;
     /// Every entry of the exact, prefix and device tables, expired ones included, with the kernel's hit counts.
     fn entries(&self) -> Result<Vec<(Target, Verdict)>, TableError>;
+    /// The entry of `target`, with the kernel's hit counts. Tables that can look one entry up do better than this.
+    fn get(&self, target: &Target) -> Result<Option<Verdict>, TableError> {
+        Ok(self.entries()?.into_iter().find(|(known, _)| known == target).map(|(_, verdict)| verdict))
+    }
     /// Writes the global settings.
     fn configure(&mut self, config: &Config) -> Result<(), TableError>;
     /// Adds `addresses` to slot 0 or 1 of the bulk lists, on behalf of list number `list`; the other slot is not touched.
