@@ -1,7 +1,7 @@
 //! Bulk lists: files with one address or CIDR a line.
 //!
 //! Single addresses go to the bulk-list tables, which hold many and swap all lists at once by flipping one setting. CIDRs need
-//! the prefix tables, which hold `maps::PREFIX_CAPACITY` entries of each family, and become prefix verdicts; they are exchanged
+//! the prefix table, which holds `maps::PREFIX_CAPACITY` entries, and become prefix verdicts; they are exchanged
 //! one by one, new ones first, and an operator's verdict on the same prefix goes before. Never-block addresses and prefixes
 //! that hold one are left out and reported. Downloading lists is somebody else's work.
 
@@ -14,7 +14,7 @@ use std::{
 use ipnet::IpNet;
 use serde::Serialize;
 use tidegate_common::{
-    maps::{FEED_CAPACITY, FEED_V4, FEED_V6, PREFIX_CAPACITY, PREFIX_V4, PREFIX_V6},
+    maps::{FEED_CAPACITY, FEED_V4, FEED_V6, PREFIX_CAPACITY, PREFIXES},
     verdict::{Action, Reason, Verdict},
 };
 
@@ -211,7 +211,6 @@ impl<T: VerdictTable> Enforcer<T> {
         report: &mut FeedReport,
     ) -> Result<HashMap<Target, u32>, TableError> {
         let mut admitted = HashMap::new();
-        let mut counts = [0_u32; 2];
         for (list, net) in
             numbered(lists).flat_map(|(list, feed)| feed.prefixes.iter().map(move |net| (list, *net)))
         {
@@ -220,13 +219,9 @@ impl<T: VerdictTable> Enforcer<T> {
                 report.spare(target);
                 continue;
             }
-            let family = usize::from(net.addr().is_ipv6());
-            if admitted.insert(target, list).is_none() {
-                counts[family] += 1;
-            }
-            if counts[family] > PREFIX_CAPACITY {
-                let table = [PREFIX_V4, PREFIX_V6][family];
-                return Err(TableError::Full { table, capacity: PREFIX_CAPACITY });
+            admitted.insert(target, list);
+            if admitted.len() > PREFIX_CAPACITY as usize {
+                return Err(TableError::Full { table: PREFIXES, capacity: PREFIX_CAPACITY });
             }
         }
         report.prefixes = admitted.len();

@@ -5,8 +5,7 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use ipnet::IpNet;
-use tidegate_common::verdict::{Config, Mode, Verdict, present};
+use tidegate_common::verdict::{Action, Config, Mode, Verdict, present};
 
 use super::target::{TableError, Target, VerdictTable};
 
@@ -24,15 +23,15 @@ pub(super) struct Mirror<T> {
 }
 
 const PLACES: usize = 5;
-const FLAGS: [u32; PLACES] =
-    [present::V4, present::V6, present::PREFIX_V4, present::PREFIX_V6, present::DEVICE];
+const FLAGS: [u32; PLACES] = [present::V4, present::V6, present::PREFIXES, present::ALLOWED, present::DEVICE];
 
-const fn place(target: &Target) -> usize {
+/// The kernel table that holds `verdict` on `target`: never-block prefixes have their own.
+const fn place(target: &Target, verdict: &Verdict) -> usize {
     match target {
         Target::Address(IpAddr::V4(_)) => 0,
         Target::Address(IpAddr::V6(_)) => 1,
-        Target::Prefix(IpNet::V4(_)) => 2,
-        Target::Prefix(IpNet::V6(_)) => 3,
+        Target::Prefix(_) if verdict.is(Action::NeverBlock) => 3,
+        Target::Prefix(_) => 2,
         Target::Device(_) => 4,
     }
 }
@@ -46,9 +45,14 @@ impl<T: VerdictTable> Mirror<T> {
     /// Takes `found` for what was written: the tables outlived the agent that wrote them.
     pub(super) fn adopt(&mut self, found: &[(Target, Verdict)]) {
         for (target, verdict) in found {
-            if self.entries.insert(*target, *verdict).is_none() {
-                self.counts[place(target)] += 1;
-            }
+            self.note(*target, *verdict);
+        }
+    }
+
+    fn note(&mut self, target: Target, verdict: Verdict) {
+        self.counts[place(&target, &verdict)] += 1;
+        if let Some(before) = self.entries.insert(target, verdict) {
+            self.counts[place(&target, &before)] -= 1;
         }
     }
 
@@ -67,16 +71,14 @@ impl<T: VerdictTable> Mirror<T> {
 
     pub(super) fn put(&mut self, target: Target, verdict: Verdict) -> Result<(), TableError> {
         self.table.put(&target, &verdict)?;
-        if self.entries.insert(target, verdict).is_none() {
-            self.counts[place(&target)] += 1;
-        }
+        self.note(target, verdict);
         self.configure()
     }
 
     pub(super) fn remove(&mut self, target: &Target) -> Result<(), TableError> {
         self.table.remove(target)?;
-        if self.entries.remove(target).is_some() {
-            self.counts[place(target)] -= 1;
+        if let Some(before) = self.entries.remove(target) {
+            self.counts[place(target, &before)] -= 1;
         }
         self.configure()
     }

@@ -6,35 +6,40 @@ use std::{net::IpAddr, time::Duration};
 
 use jiff::SignedDuration;
 use proptest::prelude::*;
-use tidegate_common::verdict::{Action, Level, Verdict, present, role};
+use tidegate_common::verdict::{Action, Level, present, role};
 
 use super::{
     tests::{SECOND, at, automatic, enforcer, manual, target},
     *,
 };
 
-/// What the kernel would do to a packet of `address` from `mac`: never-block first, then device, address, prefix, bulk list.
+/// What the kernel does to a packet of `address` as far as never-block, addresses, prefixes and bulk lists go.
 fn is_cut(table: &MemoryTable, address: IpAddr, now_ns: u64) -> bool {
     let present = table.config.present;
-    let live = |found: Option<&Verdict>| found.copied().filter(|verdict| verdict.is_live(now_ns));
-    let v6 = address.is_ipv6();
-    let flag = |v4: u32, v6_flag: u32| present & if v6 { v6_flag } else { v4 } != 0;
-    if flag(present::V4, present::V6)
-        && let Some(verdict) = live(table.verdicts.get(&Target::from(address)))
-    {
-        return verdict.is(Action::Block);
-    }
-    if flag(present::PREFIX_V4, present::PREFIX_V6) {
-        let around = table.verdicts.iter().filter_map(|(target, verdict)| match target {
-            Target::Prefix(net) if net.contains(&address) => Some((net.prefix_len(), verdict)),
+    let (exact_flag, feed_flag) =
+        if address.is_ipv6() { (present::V6, present::FEED_V6) } else { (present::V4, present::FEED_V4) };
+    let around = |allowed: bool| {
+        let nets = table.verdicts.iter().filter_map(|(target, verdict)| match target {
+            Target::Prefix(net) if net.contains(&address) && verdict.is(Action::NeverBlock) == allowed => {
+                Some((net.prefix_len(), verdict))
+            }
             _ => None,
         });
-        if let Some(verdict) = live(around.max_by_key(|(length, _)| *length).map(|(_, verdict)| verdict)) {
-            return verdict.is(Action::Block);
-        }
+        let longest = nets.max_by_key(|(length, _)| *length).map(|(_, verdict)| verdict);
+        longest.filter(|verdict| verdict.is_live(now_ns))
+    };
+    let exact = table.verdicts.get(&Target::from(address)).filter(|verdict| verdict.is_live(now_ns));
+    if present & present::ALLOWED != 0 && around(true).is_some() {
+        return false;
     }
-    flag(present::FEED_V4, present::FEED_V6)
-        && table.feeds.get(&address).is_some_and(|entry| entry.slots & 1 << table.config.feed_slot != 0)
+    if let Some(verdict) = exact.filter(|_| present & exact_flag != 0) {
+        return verdict.is(Action::Block);
+    }
+    if let Some(verdict) = around(false).filter(|_| present & present::PREFIXES != 0) {
+        return verdict.is(Action::Block);
+    }
+    let fed = table.feeds.get(&address).is_some_and(|entry| entry.slots & 1 << table.config.feed_slot != 0);
+    fed && present & feed_flag != 0
 }
 
 #[derive(Debug, Clone)]
@@ -152,12 +157,12 @@ proptest! {
                 }
             }
             let mut flags = 0;
-            for target in table.verdicts.keys() {
+            for (target, verdict) in &table.verdicts {
                 flags |= match target {
                     Target::Address(IpAddr::V4(_)) => present::V4,
                     Target::Address(IpAddr::V6(_)) => present::V6,
-                    Target::Prefix(ipnet::IpNet::V4(_)) => present::PREFIX_V4,
-                    Target::Prefix(ipnet::IpNet::V6(_)) => present::PREFIX_V6,
+                    Target::Prefix(_) if verdict.is(Action::NeverBlock) => present::ALLOWED,
+                    Target::Prefix(_) => present::PREFIXES,
                     Target::Device(_) => present::DEVICE,
                 };
             }

@@ -154,7 +154,8 @@ pub enum TableError {
 
 /// The kernel tables that hold verdicts. `datapath` implements it; tests use a table in memory.
 ///
-/// Targets are canonical. An address or device has one entry: putting replaces it. Absent is not an error for `remove`.
+/// Targets are canonical and have one entry each: putting replaces it, also where a never-block prefix and a verdict on the
+/// same prefix live in different tables. Absent is not an error for `remove`.
 pub trait VerdictTable {
     /// Installs `verdict` on `target`, in place of what was there.
     fn put(&mut self, target: &Target, verdict: &Verdict) -> Result<(), TableError>;

@@ -270,7 +270,7 @@ fn a_restart_changes_nothing_and_a_reboot_converts_the_clock() {
     assert_eq!(report, Report::default());
     assert_eq!(fresh.table().verdicts[&target("192.0.2.7")].expires_ns, (7 + 600) * SECOND);
     assert_eq!(fresh.table().verdicts[&target("192.0.2.0/25")].expires_ns, u64::MAX);
-    assert_eq!(fresh.table().config.present, present::V4 | present::PREFIX_V4);
+    assert_eq!(fresh.table().config.present, present::V4 | present::PREFIXES);
 
     let late = Now { kernel_ns: SECOND, wall: at(901).wall };
     let (_, report) = restarted(MemoryTable::default(), before.live(), before.allowed(), late);
@@ -340,7 +340,7 @@ fn bulk_lists_swap_at_once_and_spare_never_block() {
     assert_eq!((report.addresses, report.prefixes, report.spared_total), ([1, 1], 1, 2));
     let table = enforcer.table();
     assert_eq!((table.config.feed_slot, table.fed(1), table.fed(0)), (1, [1, 1], [0, 0]));
-    assert_eq!(table.config.present, present::V4 | present::FEED_V4 | present::FEED_V6 | present::PREFIX_V4);
+    assert_eq!(table.config.present, present::V4 | present::FEED_V4 | present::FEED_V6 | present::PREFIXES);
     assert_eq!(table.verdicts[&target("203.0.113.0/24")].reason, Reason::Feed as u8);
     assert!(enforcer.reconcile(at(1)).unwrap().is_empty());
 
