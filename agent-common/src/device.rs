@@ -136,6 +136,25 @@ impl DeviceRecord {
     }
 }
 
+impl DeviceRecord {
+    /// Everything another CPU saw of the same device, too. Of two windows in one place the newer one stays.
+    pub fn merge(&mut self, other: &Self) {
+        self.packets_out += other.packets_out;
+        self.bytes_out += other.bytes_out;
+        self.packets_in += other.packets_in;
+        self.bytes_in += other.bytes_in;
+        self.last_ns = self.last_ns.max(other.last_ns);
+        self.window_end_ns = self.window_end_ns.max(other.window_end_ns);
+        for (mine, theirs) in self.windows.iter_mut().zip(&other.windows) {
+            if mine.epoch < theirs.epoch {
+                *mine = *theirs;
+            } else if mine.epoch == theirs.epoch {
+                mine.merge(theirs);
+            }
+        }
+    }
+}
+
 impl DeviceWindow {
     /// Everything another CPU saw of the same window, too.
     pub fn merge(&mut self, other: &Self) {

@@ -5,32 +5,53 @@
 //! be placed in a flow carries an [`Unparsed`] reason, and whatever was read before that point (addresses above all)
 //! stays valid, so enforcement works on it.
 
-use network_types::{
-    arp::ArpHdr,
-    eth::EthHdr,
-    ip::{Ipv4Hdr, Ipv6Hdr},
-    tcp::TcpHdr,
-    udp::UdpHdr,
-    vlan::VlanHdr,
-};
+use network_types::{eth::EtherType, ip::IpProto};
 
 use crate::pod::Addr;
 
 /// A type that may be copied out of a frame at any offset.
 ///
 /// # Safety
-/// Every bit pattern of the type's size must be a valid value.
+/// Every bit pattern of the type's size must be a valid value, and its alignment must not exceed 4.
 pub unsafe trait Header: Copy {}
 
-macro_rules! headers {
-    ($($name:ty),*) => {$(
-        // SAFETY: the type consists of integers and byte arrays alone.
-        unsafe impl Header for $name {}
-    )*};
+/// Header layouts with fields as wide as on the wire: the kernel programs must read words, where a structure of byte
+/// arrays would be read byte by byte. All fields are in network order.
+mod wire {
+    use super::Header;
+
+    macro_rules! headers {
+        ($($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ty,)* })*) => {$(
+            $(#[$doc])*
+            #[repr(C)]
+            #[derive(Clone, Copy)]
+            pub(super) struct $name { $(pub(super) $field: $kind,)* }
+            // SAFETY: the type consists of integers alone, none wider than 4 bytes.
+            unsafe impl Header for $name {}
+        )*};
+    }
+
+    headers! {
+        Ethernet { dst: [u16; 3], src: [u16; 3], ether_type: u16, }
+        Vlan { tci: u16, ether_type: u16, }
+        Ipv4 {
+            version_ihl: u8, tos: u8, total_len: u16, id: u16, fragment: u16,
+            ttl: u8, proto: u8, checksum: u16, src: u32, dst: u32,
+        }
+        Ipv6 { version: u8, class_flow: [u8; 3], payload_len: u16, next: u8, hop_limit: u8, src: [u32; 4], dst: [u32; 4], }
+        Extension { next: u8, length: u8, word: u16, rest: u32, }
+        Tcp {
+            src_port: u16, dst_port: u16, seq: u32, ack: u32,
+            data_offset: u8, flags: u8, window: u16, checksum: u16, urgent: u16,
+        }
+        Udp { src_port: u16, dst_port: u16, length: u16, checksum: u16, }
+        Icmp { kind: u8, code: u8, }
+        Arp {
+            htype: u16, ptype: u16, hlen: u8, plen: u8, op: u16,
+            sha: [u16; 3], spa: [u16; 2], tha: [u16; 3], tpa: [u16; 2],
+        }
+    }
 }
-headers!(EthHdr, VlanHdr, ArpHdr, Ipv4Hdr, Ipv6Hdr, TcpHdr, UdpHdr);
-// SAFETY: any bytes are valid bytes.
-unsafe impl<const N: usize> Header for [u8; N] {}
 
 /// The bytes of one frame, wherever they live.
 pub trait Frame {
@@ -113,14 +134,16 @@ pub const UNPARSED_REASONS: usize = Unparsed::ALL.len();
 
 /// IP protocol numbers the programs tell apart.
 pub mod proto {
+    use super::IpProto;
+
     /// ICMP.
-    pub const ICMP: u8 = 1;
+    pub const ICMP: u8 = IpProto::Icmp as u8;
     /// TCP.
-    pub const TCP: u8 = 6;
+    pub const TCP: u8 = IpProto::Tcp as u8;
     /// UDP.
-    pub const UDP: u8 = 17;
+    pub const UDP: u8 = IpProto::Udp as u8;
     /// ICMPv6.
-    pub const ICMPV6: u8 = 58;
+    pub const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
 }
 
 /// Bits of the TCP flag byte.
@@ -210,15 +233,18 @@ pub struct Packet {
     pub unparsed: Option<Unparsed>,
 }
 
-const ETH_LEN: usize = size_of::<EthHdr>();
-const VLAN_LEN: usize = size_of::<VlanHdr>();
+const ETH_LEN: usize = size_of::<wire::Ethernet>();
+const VLAN_LEN: usize = size_of::<wire::Vlan>();
+const IPV4_LEN: usize = size_of::<wire::Ipv4>();
+const IPV6_LEN: usize = size_of::<wire::Ipv6>();
 const MAX_EXTENSIONS: usize = 6;
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_ARP: u16 = 0x0806;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
-const ETHERTYPE_VLAN: u16 = 0x8100;
-const ETHERTYPE_QINQ: u16 = 0x88a8;
+// The library keeps its EtherTypes in network order.
+const ETHERTYPE_IPV4: u16 = u16::from_be(EtherType::Ipv4 as u16);
+const ETHERTYPE_ARP: u16 = u16::from_be(EtherType::Arp as u16);
+const ETHERTYPE_IPV6: u16 = u16::from_be(EtherType::Ipv6 as u16);
+const ETHERTYPE_VLAN: u16 = u16::from_be(EtherType::Ieee8021q as u16);
+const ETHERTYPE_QINQ: u16 = u16::from_be(EtherType::Ieee8021ad as u16);
 const ETHERTYPE_QINQ_OLD: u16 = 0x9100;
 const FIRST_ETHERTYPE: u16 = 0x0600;
 
@@ -244,9 +270,9 @@ pub fn parse_into<F: Frame + ?Sized>(frame: &F, stripped_vlan: u16, packet: &mut
 
 #[inline(always)]
 fn ethernet<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<(), Unparsed> {
-    let eth: EthHdr = frame.header(0).ok_or(Unparsed::FrameTooShort)?;
-    packet.src_mac = eth.src_addr;
-    packet.dst_mac = eth.dst_addr;
+    let eth: wire::Ethernet = frame.header(0).ok_or(Unparsed::FrameTooShort)?;
+    packet.src_mac = bytemuck::cast(eth.src);
+    packet.dst_mac = bytemuck::cast(eth.dst);
     let mut ether_type = u16::from_be(eth.ether_type);
     let mut offset = ETH_LEN;
     if is_vlan(ether_type) {
@@ -271,8 +297,8 @@ fn ethernet<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<(), Unp
 
 #[inline(always)]
 fn vlan_tag<F: Frame + ?Sized>(frame: &F, offset: usize, packet: &mut Packet) -> Result<u16, Unparsed> {
-    let tag: VlanHdr = frame.header(offset).ok_or(Unparsed::TruncatedVlan)?;
-    let id = u16::from_be_bytes(tag.tci) & 0x0fff;
+    let tag: wire::Vlan = frame.header(offset).ok_or(Unparsed::TruncatedVlan)?;
+    let id = u16::from_be(tag.tci) & 0x0fff;
     if packet.vlan == 0 {
         packet.vlan = id;
     } else {
@@ -283,35 +309,35 @@ fn vlan_tag<F: Frame + ?Sized>(frame: &F, offset: usize, packet: &mut Packet) ->
 
 #[inline(always)]
 fn arp<F: Frame + ?Sized>(frame: &F, offset: usize, packet: &mut Packet) -> Result<(), Unparsed> {
-    let arp: ArpHdr = frame.header(offset).ok_or(Unparsed::MalformedArp)?;
-    if u16::from_be_bytes(arp.htype) != 1
-        || u16::from_be_bytes(arp.ptype) != ETHERTYPE_IPV4
+    let arp: wire::Arp = frame.header(offset).ok_or(Unparsed::MalformedArp)?;
+    if u16::from_be(arp.htype) != 1
+        || u16::from_be(arp.ptype) != ETHERTYPE_IPV4
         || arp.hlen != 6
         || arp.plen != 4
     {
         return Err(Unparsed::MalformedArp);
     }
     packet.network = Network::Arp;
-    packet.arp_op = u16::from_be_bytes(arp.oper);
-    packet.src = Addr::v4(arp.spa);
-    packet.dst = Addr::v4(arp.tpa);
+    packet.arp_op = u16::from_be(arp.op);
+    packet.src = Addr::v4(bytemuck::cast(arp.spa));
+    packet.dst = Addr::v4(bytemuck::cast(arp.tpa));
     Err(Unparsed::Arp)
 }
 
 #[inline(always)]
 fn ipv4<F: Frame + ?Sized>(frame: &F, offset: usize, packet: &mut Packet) -> Result<(), Unparsed> {
-    let ip: Ipv4Hdr = frame.header(offset).ok_or(Unparsed::TruncatedIp)?;
-    let header_len = usize::from(ip.vihl & 0x0f) * 4;
-    if ip.vihl >> 4 != 4 || header_len < Ipv4Hdr::LEN {
+    let ip: wire::Ipv4 = frame.header(offset).ok_or(Unparsed::TruncatedIp)?;
+    let header_len = usize::from(ip.version_ihl & 0x0f) * 4;
+    if ip.version_ihl >> 4 != 4 || header_len < IPV4_LEN {
         return Err(Unparsed::MalformedIp);
     }
     packet.network = Network::V4;
-    packet.src = Addr::v4(ip.src_addr);
-    packet.dst = Addr::v4(ip.dst_addr);
+    packet.src = Addr::v4(ip.src.to_ne_bytes());
+    packet.dst = Addr::v4(ip.dst.to_ne_bytes());
     packet.ttl = ip.ttl;
     packet.proto = ip.proto;
     // Segmentation offload leaves the length 0 in frames captured before they were cut.
-    packet.ip_len = match u16::from_be_bytes(ip.tot_len) {
+    packet.ip_len = match u16::from_be(ip.total_len) {
         0 => (frame.size() - offset) as u32,
         length => u32::from(length),
     };
@@ -319,7 +345,7 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, offset: usize, packet: &mut Packet) -> Res
         return Err(Unparsed::MalformedIp);
     }
     packet.payload_len = packet.ip_len - header_len as u32;
-    let fragment = u16::from_be_bytes(ip.frags);
+    let fragment = u16::from_be(ip.fragment);
     packet.fragment = match (fragment & 0x1fff, fragment & 0x2000) {
         (0, 0) => Fragment::Whole,
         (0, _) => Fragment::First,
@@ -330,32 +356,32 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, offset: usize, packet: &mut Packet) -> Res
 
 #[inline(always)]
 fn ipv6<F: Frame + ?Sized>(frame: &F, offset: usize, packet: &mut Packet) -> Result<(), Unparsed> {
-    let ip: Ipv6Hdr = frame.header(offset).ok_or(Unparsed::TruncatedIp)?;
-    if ip.vcf[0] >> 4 != 6 {
+    let ip: wire::Ipv6 = frame.header(offset).ok_or(Unparsed::TruncatedIp)?;
+    if ip.version >> 4 != 6 {
         return Err(Unparsed::MalformedIp);
     }
     packet.network = Network::V6;
-    packet.src = Addr::v6(ip.src_addr);
-    packet.dst = Addr::v6(ip.dst_addr);
+    packet.src = Addr::v6(bytemuck::cast(ip.src));
+    packet.dst = Addr::v6(bytemuck::cast(ip.dst));
     packet.ttl = ip.hop_limit;
-    packet.payload_len = u32::from(u16::from_be_bytes(ip.payload_len));
-    packet.ip_len = packet.payload_len + Ipv6Hdr::LEN as u32;
+    packet.payload_len = u32::from(u16::from_be(ip.payload_len));
+    packet.ip_len = packet.payload_len + IPV6_LEN as u32;
 
-    let mut next = ip.next_hdr;
-    let mut at = offset + Ipv6Hdr::LEN;
+    let mut next = ip.next;
+    let mut at = offset + IPV6_LEN;
     let mut depth = 0;
     while let Some(kind) = Extension::of(next) {
         if depth == MAX_EXTENSIONS {
             return Err(Unparsed::ExtensionDepth);
         }
         depth += 1;
-        let header: [u8; 8] = frame.header(at).ok_or(Unparsed::TruncatedExtension)?;
-        next = header[0];
+        let header: wire::Extension = frame.header(at).ok_or(Unparsed::TruncatedExtension)?;
+        next = header.next;
         let length = match kind {
-            Extension::Options => (usize::from(header[1]) + 1) * 8,
-            Extension::Authentication => (usize::from(header[1]) + 2) * 4,
+            Extension::Options => (usize::from(header.length) + 1) * 8,
+            Extension::Authentication => (usize::from(header.length) + 2) * 4,
             Extension::Fragment => {
-                let offset_and_more = u16::from_be_bytes([header[2], header[3]]);
+                let offset_and_more = u16::from_be(header.word);
                 packet.fragment = match (offset_and_more & 0xfff8, offset_and_more & 1) {
                     (0, 0) => Fragment::Whole,
                     (0, _) => Fragment::First,
@@ -401,27 +427,27 @@ fn transport<F: Frame + ?Sized>(frame: &F, at: usize, packet: &mut Packet) -> Re
     }
     match packet.proto {
         proto::TCP => {
-            let tcp: [u8; size_of::<TcpHdr>()] = frame.header(at).ok_or(Unparsed::TruncatedTransport)?;
-            packet.src_port = u16::from_be_bytes([tcp[0], tcp[1]]);
-            packet.dst_port = u16::from_be_bytes([tcp[2], tcp[3]]);
-            packet.tcp_flags = tcp[13];
-            packet.window = u16::from_be_bytes([tcp[14], tcp[15]]);
-            let header_len = u32::from(tcp[12] >> 4) * 4;
-            if header_len < size_of::<TcpHdr>() as u32 {
+            let tcp: wire::Tcp = frame.header(at).ok_or(Unparsed::TruncatedTransport)?;
+            packet.src_port = u16::from_be(tcp.src_port);
+            packet.dst_port = u16::from_be(tcp.dst_port);
+            packet.tcp_flags = tcp.flags;
+            packet.window = u16::from_be(tcp.window);
+            let header_len = u32::from(tcp.data_offset >> 4) * 4;
+            if header_len < size_of::<wire::Tcp>() as u32 {
                 return Err(Unparsed::MalformedTransport);
             }
             packet.payload_len = packet.payload_len.saturating_sub(header_len);
         }
         proto::UDP => {
-            let udp: UdpHdr = frame.header(at).ok_or(Unparsed::TruncatedTransport)?;
-            packet.src_port = u16::from_be_bytes(udp.src);
-            packet.dst_port = u16::from_be_bytes(udp.dst);
-            packet.payload_len = packet.payload_len.saturating_sub(size_of::<UdpHdr>() as u32);
+            let udp: wire::Udp = frame.header(at).ok_or(Unparsed::TruncatedTransport)?;
+            packet.src_port = u16::from_be(udp.src_port);
+            packet.dst_port = u16::from_be(udp.dst_port);
+            packet.payload_len = packet.payload_len.saturating_sub(size_of::<wire::Udp>() as u32);
         }
         proto::ICMP | proto::ICMPV6 => {
-            let icmp: [u8; 2] = frame.header(at).ok_or(Unparsed::TruncatedTransport)?;
-            packet.icmp_type = icmp[0];
-            packet.icmp_code = icmp[1];
+            let icmp: wire::Icmp = frame.header(at).ok_or(Unparsed::TruncatedTransport)?;
+            packet.icmp_type = icmp.kind;
+            packet.icmp_code = icmp.code;
             packet.payload_len = packet.payload_len.saturating_sub(8);
         }
         _ => {}

@@ -27,7 +27,9 @@ pub(crate) fn account<F: HookFrame>(passage: &Passage<'_>, frame: &F, counters: 
     let packets = u64::from(packet.segments);
     let device = device(passage, counters, workspace);
     if let Some(reason) = packet.unparsed {
-        counters.unparsed[reason as usize] += packets;
+        if let Some(counter) = counters.unparsed.get_mut(reason as usize) {
+            *counter += packets;
+        }
         if let Some(window) = device {
             if reason as u8 == Unparsed::Arp as u8 {
                 arp(passage, frame, counters, workspace, window);

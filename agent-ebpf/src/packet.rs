@@ -27,8 +27,9 @@ impl Linear {
             return None;
         }
         // SAFETY: the bounds were checked against the frame's end, as the verifier checks again, and `Header` allows
-        // every bit pattern.
-        Some(unsafe { (at as *const H).read_unaligned() })
+        // every bit pattern. Alignment does not matter: the kernel lets programs read packets at any address on
+        // machines that can, and reads byte by byte for them on others.
+        Some(unsafe { (at as *const H).read() })
     }
 }
 

@@ -1,0 +1,250 @@
+//! The verdict tables: what `enforce` reads and writes.
+//!
+//! Which tables hold anything is part of the programs' settings, so that an empty table costs nothing; it is kept true
+//! here, where entries come and go.
+
+use std::{io, net::IpAddr};
+
+use aya::maps::{MapError, lpm_trie::Key};
+use ipnet::IpNet;
+use tidegate_common::{
+    maps,
+    pod::{Addr, MacKey},
+    verdict::{Action, Config, FeedEntry, Verdict, present},
+};
+
+use super::{Abi, Datapath, DatapathError, table};
+use crate::{
+    enforce::{TableError, Target, VerdictTable},
+    identity::Mac,
+};
+
+const MAPPED_BITS: u32 = 96;
+
+impl Datapath {
+    /// The settings the programs work with now.
+    pub fn config(&self) -> Result<Config, DatapathError> {
+        Ok(self.tables.config.get(&0, 0).map_err(table(maps::CONFIG))?.0)
+    }
+
+    fn write_config(&mut self, config: Config) -> Result<(), TableError> {
+        self.tables.config.set(0, Abi(config), 0).map_err(refused(maps::CONFIG, "write", 1))
+    }
+
+    fn set_present(&mut self, bit: u32, holds_entries: bool) -> Result<(), TableError> {
+        let mut config =
+            self.tables.config.get(&0, 0).map_err(refused(maps::CONFIG, "read", 1))?.0;
+        let wanted = if holds_entries { config.present | bit } else { config.present & !bit };
+        if wanted == config.present {
+            return Ok(());
+        }
+        config.present = wanted;
+        self.write_config(config)
+    }
+
+    fn present(&self) -> u32 {
+        let tables = &self.tables;
+        let bits = [
+            (present::V4, tables.v4.keys().next().is_some()),
+            (present::V6, tables.v6.keys().next().is_some()),
+            (present::PREFIXES, tables.prefixes.keys().next().is_some()),
+            (present::ALLOWED, tables.allowed.keys().next().is_some()),
+            (present::DEVICE, tables.device_verdicts.keys().next().is_some()),
+            (present::FEED_V4, tables.feed_v4.keys().next().is_some()),
+            (present::FEED_V6, tables.feed_v6.keys().next().is_some()),
+        ];
+        bits.iter().filter(|(_, holds_entries)| *holds_entries).map(|(bit, _)| bit).sum()
+    }
+}
+
+impl VerdictTable for Datapath {
+    fn put(&mut self, target: &Target, verdict: &Verdict) -> Result<(), TableError> {
+        let value = Abi(*verdict);
+        let bit = match target {
+            Target::Address(IpAddr::V4(v4)) => {
+                let key = Addr::v4(v4.octets()).v4_key();
+                let full = refused(maps::VERDICT_V4, "write", maps::VERDICT_CAPACITY);
+                self.tables.v4.insert(key, value, 0).map_err(full)?;
+                present::V4
+            }
+            Target::Address(IpAddr::V6(v6)) => {
+                let key = Addr::v6(v6.octets()).words();
+                let full = refused(maps::VERDICT_V6, "write", maps::VERDICT_CAPACITY);
+                self.tables.v6.insert(key, value, 0).map_err(full)?;
+                present::V6
+            }
+            Target::Prefix(net) if verdict.is(Action::NeverBlock) => {
+                let full = refused(maps::ALLOWED, "write", maps::ALLOW_CAPACITY);
+                self.tables.allowed.insert(&prefix_key(net), value, 0).map_err(full)?;
+                present::ALLOWED
+            }
+            Target::Prefix(net) => {
+                let full = refused(maps::PREFIXES, "write", maps::PREFIX_CAPACITY);
+                self.tables.prefixes.insert(&prefix_key(net), value, 0).map_err(full)?;
+                present::PREFIXES
+            }
+            Target::Device(mac) => {
+                let full = refused(maps::VERDICT_DEVICE, "write", maps::VERDICT_DEVICE_CAPACITY);
+                self.tables.device_verdicts.insert(Abi(MacKey::new(mac.0)), value, 0).map_err(full)?;
+                present::DEVICE
+            }
+        };
+        self.set_present(bit, true)
+    }
+
+    fn remove(&mut self, target: &Target) -> Result<(), TableError> {
+        let tables = &mut self.tables;
+        match target {
+            Target::Address(IpAddr::V4(v4)) => {
+                absent_is_fine(tables.v4.remove(&Addr::v4(v4.octets()).v4_key()), maps::VERDICT_V4)?;
+            }
+            Target::Address(IpAddr::V6(v6)) => {
+                absent_is_fine(tables.v6.remove(&Addr::v6(v6.octets()).words()), maps::VERDICT_V6)?;
+            }
+            Target::Prefix(net) => {
+                absent_is_fine(tables.prefixes.remove(&prefix_key(net)), maps::PREFIXES)?;
+                absent_is_fine(tables.allowed.remove(&prefix_key(net)), maps::ALLOWED)?;
+            }
+            Target::Device(mac) => {
+                let key = Abi(MacKey::new(mac.0));
+                absent_is_fine(tables.device_verdicts.remove(&key), maps::VERDICT_DEVICE)?;
+            }
+        }
+        let mut config = self.tables.config.get(&0, 0).map_err(refused(maps::CONFIG, "read", 1))?.0;
+        config.present = self.present();
+        self.write_config(config)
+    }
+
+    fn entries(&self) -> Result<Vec<(Target, Verdict)>, TableError> {
+        let tables = &self.tables;
+        let mut entries = Vec::new();
+        for entry in tables.v4.iter() {
+            let (key, verdict) = entry.map_err(refused(maps::VERDICT_V4, "read", 0))?;
+            entries.push((Target::from(IpAddr::from(key.to_ne_bytes())), verdict.0));
+        }
+        for entry in tables.v6.iter() {
+            let (key, verdict) = entry.map_err(refused(maps::VERDICT_V6, "read", 0))?;
+            let octets: [u8; 16] = bytemuck::cast(key);
+            entries.push((Target::from(IpAddr::from(octets)), verdict.0));
+        }
+        for (name, trie) in [(maps::PREFIXES, &tables.prefixes), (maps::ALLOWED, &tables.allowed)] {
+            for entry in trie.iter() {
+                let (key, verdict) = entry.map_err(refused(name, "read", 0))?;
+                entries.push((prefix_target(&key), verdict.0));
+            }
+        }
+        for entry in tables.device_verdicts.iter() {
+            let (key, verdict) = entry.map_err(refused(maps::VERDICT_DEVICE, "read", 0))?;
+            entries.push((Target::Device(Mac(key.0.mac)), verdict.0));
+        }
+        Ok(entries)
+    }
+
+    fn configure(&mut self, config: &Config) -> Result<(), TableError> {
+        let present = self.present();
+        self.write_config(Config { present, ..*config })
+    }
+
+    fn feed_mark(&mut self, addresses: &[IpAddr], slot: u32, list: u32) -> Result<(), TableError> {
+        let bit = 1 << (slot & 1);
+        for address in addresses {
+            let marked = |known: Option<Abi<FeedEntry>>| {
+                let mut entry = known.map_or(FeedEntry { list, ..FeedEntry::default() }, |entry| entry.0);
+                entry.slots |= bit;
+                Abi(entry)
+            };
+            match address {
+                IpAddr::V4(v4) => {
+                    let key = Addr::v4(v4.octets()).v4_key();
+                    let entry = marked(self.tables.feed_v4.get(&key, 0).ok());
+                    let full = refused(maps::FEED_V4, "write", maps::FEED_CAPACITY);
+                    self.tables.feed_v4.insert(key, entry, 0).map_err(full)?;
+                }
+                IpAddr::V6(v6) => {
+                    let key = Addr::v6(v6.octets()).words();
+                    let entry = marked(self.tables.feed_v6.get(&key, 0).ok());
+                    let full = refused(maps::FEED_V6, "write", maps::FEED_CAPACITY);
+                    self.tables.feed_v6.insert(key, entry, 0).map_err(full)?;
+                }
+            }
+        }
+        let present = self.present();
+        self.set_present(present & (present::FEED_V4 | present::FEED_V6), true)
+    }
+
+    fn feed_clear(&mut self, slot: u32) -> Result<(), TableError> {
+        clear_slot(&mut self.tables.feed_v4, maps::FEED_V4, slot)?;
+        clear_slot(&mut self.tables.feed_v6, maps::FEED_V6, slot)?;
+        let mut config = self.tables.config.get(&0, 0).map_err(refused(maps::CONFIG, "read", 1))?.0;
+        config.present = self.present();
+        self.write_config(config)
+    }
+}
+
+fn clear_slot<K: aya::Pod>(
+    feed: &mut aya::maps::HashMap<aya::maps::MapData, K, Abi<FeedEntry>>,
+    name: &'static str,
+    slot: u32,
+) -> Result<(), TableError> {
+    let keys: Vec<K> = feed.keys().collect::<Result<_, _>>().map_err(refused(name, "read", 0))?;
+    for key in keys {
+        let Ok(Abi(mut entry)) = feed.get(&key, 0) else {
+            continue;
+        };
+        entry.slots &= !(1 << (slot & 1));
+        if entry.slots == 0 {
+            absent_is_fine(feed.remove(&key), name)?;
+        } else {
+            feed.insert(key, Abi(entry), 0).map_err(refused(name, "write", maps::FEED_CAPACITY))?;
+        }
+    }
+    Ok(())
+}
+
+fn prefix_key(net: &IpNet) -> Key<[u64; 2]> {
+    let (bits, address) = match net {
+        IpNet::V4(v4) => (MAPPED_BITS + u32::from(v4.prefix_len()), Addr::v4(v4.network().octets())),
+        IpNet::V6(v6) => (u32::from(v6.prefix_len()), Addr::v6(v6.network().octets())),
+    };
+    Key::new(bits, address.words())
+}
+
+fn prefix_target(key: &Key<[u64; 2]>) -> Target {
+    let octets: [u8; 16] = bytemuck::cast(key.data());
+    // The kernel holds only lengths that were put in; a longer one would be a /128.
+    let bits = u8::try_from(key.prefix_len()).unwrap_or(128).min(128);
+    IpNet::new(IpAddr::from(octets), bits).map_or(Target::Address(IpAddr::from(octets)), Target::from)
+}
+
+/// Names the operation and the table in an error of aya's; a full table gets its own error.
+fn refused(
+    table: &'static str,
+    operation: &'static str,
+    capacity: u32,
+) -> impl FnOnce(MapError) -> TableError {
+    move |error| {
+        let cause = cause(error);
+        match cause.raw_os_error() {
+            Some(libc::E2BIG | libc::ENOSPC | libc::ENOMEM) => TableError::Full { table, capacity },
+            _ => TableError::Kernel { operation, table, cause },
+        }
+    }
+}
+
+fn absent_is_fine(result: Result<(), MapError>, table: &'static str) -> Result<(), TableError> {
+    match result.map_err(cause) {
+        Err(cause) if cause.raw_os_error() != Some(libc::ENOENT) => {
+            Err(TableError::Kernel { operation: "delete from", table, cause })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn cause(error: MapError) -> io::Error {
+    match error {
+        MapError::SyscallError(error) => error.io_error,
+        MapError::IoError(error) => error,
+        MapError::KeyNotFound => io::Error::from_raw_os_error(libc::ENOENT),
+        other => io::Error::other(other.to_string()),
+    }
+}
