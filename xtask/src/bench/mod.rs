@@ -3,6 +3,8 @@
 //! A suite measures and returns rows; this module picks suites, prints the table and writes the JSON report. Wall times of
 //! a shared machine swing, so the load average is in the report and ratios of one run are what counts.
 
+mod replay;
+
 use std::fs;
 
 use anyhow::{Context as _, Result, bail};
@@ -81,7 +83,7 @@ impl Row {
 type Suite = fn(&Context) -> Result<Vec<Row>>;
 
 /// Every suite by name.
-const SUITES: &[(&str, Suite)] = &[];
+const SUITES: &[(&str, Suite)] = &[("replay", replay::rows)];
 
 #[derive(Serialize)]
 struct Report {
