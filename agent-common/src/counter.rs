@@ -78,7 +78,11 @@ counters! {
 impl Counters {
     /// Packets dropped, whatever asked for it.
     pub const fn dropped(&self) -> u64 {
-        self.dropped_address + self.dropped_prefix + self.dropped_feed + self.dropped_device + self.dropped_rate
+        self.dropped_address
+            + self.dropped_prefix
+            + self.dropped_feed
+            + self.dropped_device
+            + self.dropped_rate
     }
 
     /// Packets in no flow, whatever the reason.

@@ -45,7 +45,10 @@ impl Sketch {
 
     /// Bits set, 0–256. The estimate `-256·ln(1 - n/256)` is left to readers that have floats.
     pub const fn ones(&self) -> u32 {
-        self.bits[0].count_ones() + self.bits[1].count_ones() + self.bits[2].count_ones() + self.bits[3].count_ones()
+        self.bits[0].count_ones()
+            + self.bits[1].count_ones()
+            + self.bits[2].count_ones()
+            + self.bits[3].count_ones()
     }
 }
 

@@ -295,7 +295,8 @@ impl FlowRecord {
             let before = self.progress;
             self.progress = advance(before, packet.tcp_flags, outward);
             milestone.closed = is_closed(self.progress) && !is_closed(before);
-            milestone.answered = self.progress & !before & progress::SYN_ACK != 0 && before & progress::SYN != 0;
+            milestone.answered =
+                self.progress & !before & progress::SYN_ACK != 0 && before & progress::SYN != 0;
             milestone.reset = packet.tcp_flags & tcp_flag::RST != 0;
         }
         let reached = total + u64::from(packet.segments);
@@ -359,7 +360,13 @@ impl FlowSide {
         add(&mut self.bytes, u64::from(packet.ip_len));
         self.payload_bytes += u64::from(packet.payload_len);
         self.size_sum_sq += u64::from(size) * u64::from(size) * u64::from(packet.segments);
-        self.last_ns = now_ns;
+        // Captures are not always in order of time, and CPUs' coarse clocks may differ by a tick.
+        if now_ns > self.last_ns {
+            self.last_ns = now_ns;
+        }
+        if now_ns < self.first_ns {
+            self.first_ns = now_ns;
+        }
         if size < self.size_min {
             self.size_min = size;
         }

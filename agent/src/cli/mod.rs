@@ -1,5 +1,6 @@
 //! Commands.
 
 pub mod model;
+pub mod replay;
 #[cfg(test)]
 pub(crate) mod testing;

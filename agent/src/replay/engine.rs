@@ -10,7 +10,7 @@ use hashbrown::HashTable;
 use tidegate_common::{
     counter::Counters,
     flow::{FlowKey, FlowRecord, ObservationPoint},
-    parse::parse,
+    parse::{Frame, Header, parse},
 };
 
 /// Flows an engine keeps; packets of further flows are counted as folded.
@@ -43,6 +43,24 @@ pub trait Engine {
 
     /// Hands over what was measured.
     fn finish(self) -> Result<Outcome, EngineError>;
+}
+
+/// Bytes of a frame that the kernel's test run puts into the first buffer, the only one an XDP program reads headers from.
+const FIRST_BUFFER: usize = 4_096 - 256 - 320;
+
+/// A frame as an XDP program sees it in a test run.
+struct TestRunFrame<'a>(&'a [u8]);
+
+impl Frame for TestRunFrame<'_> {
+    #[inline]
+    fn header<H: Header>(&self, offset: usize) -> Option<H> {
+        self.0[..self.0.len().min(FIRST_BUFFER)].header(offset)
+    }
+
+    #[inline]
+    fn size(&self) -> usize {
+        self.0.len()
+    }
 }
 
 /// A place in the table: the key's hash, kept so that growing never touches the records, and where the record is.
@@ -99,7 +117,7 @@ impl HostEngine {
     /// Accounts one frame; nothing can go wrong on the host.
     #[inline]
     pub fn account(&mut self, time_ns: u64, frame: &[u8]) {
-        let packet = parse(frame, 0);
+        let packet = parse(&TestRunFrame(frame), 0);
         self.counters.seen += 1;
         if let Some(reason) = packet.unparsed {
             self.counters.unparsed[reason as usize] += 1;
