@@ -5,8 +5,11 @@
 //! the scenarios and measures. Nothing here calls into the agent's code, and nothing touches an interface of the machine:
 //! every namespace is called `tg-<pid>-…` and goes away with its owner, or at the next start when the owner was killed.
 
+pub mod agent;
+pub mod attack;
 pub mod device;
 pub mod interrupt;
+pub mod lab;
 pub mod mqtt;
 pub mod netns;
 pub mod process;

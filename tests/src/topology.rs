@@ -23,8 +23,8 @@ use crate::netns::{Netns, remove_directory};
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 /// The gateway on its LAN, IPv6.
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
-/// The attacker on the internet.
-pub const ATTACKER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 66);
+/// The attacker on the internet, in its first scenario.
+pub const ATTACKER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 130);
 /// The attacker on the internet, IPv6.
 pub const ATTACKER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x66);
 /// Resolver on the internet.
@@ -170,13 +170,8 @@ impl Topology {
         self.gateway.ip(&lan)?;
         self.internet.ip(&internet[3..])?;
         self.gateway.ip(&["route add default via 198.51.100.1", "route add default via 2001:db8::1"])?;
-        self.attacker.ip(&[
-            "link set eth0 up",
-            &format!("addr add {ATTACKER}/24 dev eth0"),
-            &format!("addr add {ATTACKER_V6}/64 dev eth0 nodad"),
-            "route add 192.168.77.0/24 via 198.51.100.2",
-            "route add fd77::/64 via 2001:db8::2",
-        ])?;
+        self.attacker.ip(&["link set eth0 up"])?;
+        self.become_attacker(0)?;
         for place in &self.devices {
             place.netns.ip(&[
                 "link set eth0 up",
@@ -187,6 +182,20 @@ impl Topology {
             ])?;
         }
         Ok(())
+    }
+
+    /// Gives the attacker on the internet the address of scenario `number`, below 120.
+    pub fn become_attacker(&self, number: u8) -> Result<Ipv4Addr> {
+        let [a, b, c, _] = ATTACKER.octets();
+        let address = Ipv4Addr::new(a, b, c, 130 + number % 120);
+        self.attacker.ip(&[
+            "addr flush dev eth0 scope global",
+            &format!("addr add {address}/24 dev eth0"),
+            &format!("addr add {ATTACKER_V6}/64 dev eth0 nodad"),
+            "route replace 192.168.77.0/24 via 198.51.100.2",
+            "route replace fd77::/64 via 2001:db8::2",
+        ])?;
+        Ok(address)
     }
 
     /// The device of that name.

@@ -7,11 +7,12 @@ use anyhow::{Result, bail};
 use crate::{bench, lab, lint, shell, test};
 
 /// A cold machine with two cores must be through by then.
-const BOUND: Duration = Duration::from_secs(60 * 60);
+const BOUND: Duration = Duration::from_hours(1);
 
 /// Runs every stage, also after one failed, and says how long each took.
 pub(crate) fn run() -> Result<()> {
-    let stages: [(&str, fn() -> Result<()>); 4] =
+    type Stage = fn() -> Result<()>;
+    let stages: [(&str, Stage); 4] =
         [("lint", lint::run), ("test", || test::run(None)), ("lab", lab::smoke), ("bench", bench::smoke)];
     let mut report = Vec::new();
     let mut total = Duration::ZERO;

@@ -1,0 +1,184 @@
+//! Tidegate as an operator sees it: a program, a configuration file, and the command line.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{
+    process::Process,
+    topology::{CLOUD, DNS, GATEWAY, NTP, Topology},
+    wait_for,
+};
+
+/// How Tidegate is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The program.
+    pub binary: PathBuf,
+    /// `auto`, `enforce` or `monitor`.
+    pub mode: &'static str,
+    /// How long it learns, in seconds; 60 at least.
+    pub learning_s: u64,
+    /// How long a first block lasts, in seconds.
+    pub base_ttl_s: u64,
+    /// Addresses that nothing may touch.
+    pub never_block: Vec<String>,
+}
+
+impl Settings {
+    /// Defaults of the lab.
+    pub fn new(binary: PathBuf) -> Self {
+        Self { binary, mode: "enforce", learning_s: 60, base_ttl_s: 600, never_block: Vec::new() }
+    }
+}
+
+/// A running Tidegate in the gateway of a topology.
+#[derive(Debug)]
+pub struct Agent {
+    binary: PathBuf,
+    config: PathBuf,
+    socket: PathBuf,
+    log: PathBuf,
+    process: Process,
+    /// From start to the first answer.
+    pub ready_after: Duration,
+}
+
+impl Agent {
+    /// Starts Tidegate on all ports of the gateway; returns once it answers.
+    pub fn start(topology: &Topology, settings: &Settings) -> Result<Self> {
+        let directory = topology.directory();
+        let config = directory.join("tidegate.toml");
+        fs::write(&config, configuration(topology, settings)).context("cannot write the configuration")?;
+        let (socket, log) = (directory.join("tidegate.sock"), directory.join("tidegate.log"));
+        let started = Instant::now();
+        let process = spawn(topology, &settings.binary, &config, &log)?;
+        let mut agent = Self {
+            binary: settings.binary.clone(),
+            config,
+            socket,
+            log,
+            process,
+            ready_after: Duration::ZERO,
+        };
+        agent.wait_ready(started)?;
+        Ok(agent)
+    }
+
+    /// Starts it again after [`Self::kill`] or [`Self::stop`].
+    pub fn restart(&mut self, topology: &Topology) -> Result<()> {
+        let started = Instant::now();
+        self.process = spawn(topology, &self.binary, &self.config, &self.log)?;
+        self.wait_ready(started)
+    }
+
+    /// Ends it like a power cut would.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Ends it like systemd would.
+    pub fn stop(&mut self) {
+        self.process.stop();
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Its log.
+    pub fn said(&self) -> String {
+        self.process.said()
+    }
+
+    /// Runs a command of the command line; its JSON.
+    pub fn ask(&self, arguments: &[&str]) -> Result<Value> {
+        let output = std::process::Command::new(&self.binary)
+            .args(arguments)
+            .args(["-o", "json"])
+            .env("TIDEGATE_SOCKET", &self.socket)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("cannot start {}", self.binary.display()))?;
+        // 3 is "degraded", which still answers.
+        if !output.status.success() && output.status.code() != Some(3) {
+            bail!("tidegate {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("tidegate {} printed no JSON", arguments.join(" ")))
+    }
+
+    /// The list called `field` in the answer to a command.
+    pub fn list(&self, arguments: &[&str], field: &str) -> Result<Vec<Value>> {
+        let mut answer = self.ask(arguments)?;
+        match answer.get_mut(field).map(Value::take) {
+            Some(Value::Array(list)) => Ok(list),
+            _ => bail!("tidegate {}: the answer has no list `{field}`: {answer}", arguments.join(" ")),
+        }
+    }
+
+    fn wait_ready(&mut self, started: Instant) -> Result<()> {
+        let deadline = started + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            if !self.process.is_running() {
+                break;
+            }
+            if self.socket.exists() && self.ask(&["status"]).is_ok() {
+                self.ready_after = started.elapsed();
+                return Ok(());
+            }
+            wait_for(Duration::from_millis(20), || None::<()>);
+        }
+        let why = self.ask(&["status"]).err().map(|error| format!("{error:#}")).unwrap_or_default();
+        bail!("tidegate does not answer: {why}\nits log ends with:\n{}", tail(&self.said(), 20));
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.process.stop();
+    }
+}
+
+/// The last `lines` of a text.
+pub fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+fn spawn(topology: &Topology, binary: &Path, config: &Path, log: &Path) -> Result<Process> {
+    let mut command = topology.gateway.command(&binary.display().to_string());
+    command.args(["run", "-c"]).arg(config);
+    for place in &topology.devices {
+        command.args(["-i", &place.port]);
+    }
+    // The variable for the client must not reach the daemon: its socket stands in the file.
+    command.env_remove("TIDEGATE_SOCKET").env("NO_COLOR", "1");
+    Process::start(&mut command, log)
+}
+
+fn configuration(topology: &Topology, settings: &Settings) -> String {
+    let directory = topology.directory().display();
+    let Settings { mode, learning_s, base_ttl_s, never_block, .. } = settings;
+    let mut text = format!(
+        "[gateway]\nmode = \"{mode}\"\nstate_dir = \"{directory}/state\"\nsocket = \"{directory}/tidegate.sock\"\n\
+         pin_path = \"{directory}/bpf/tidegate\"\n\n\
+         [learning]\nlearning_period = \"{learning_s}s\"\nwindow = \"5s\"\nmin_windows = 8\nmin_flows = 16\n\n\
+         [enforcement]\nbase_ttl = \"{base_ttl_s}s\"\nblast_radius_devices_per_hour = 1000\n\n\
+         [never_block]\ndns = [\"{GATEWAY}\"]\ndhcp = [\"{GATEWAY}\"]\nntp = [\"{NTP}\"]\ncloud = [\"{CLOUD}\"]\n\
+         addresses = {never_block:?}\n\n\
+         [reachability]\ndns = [\"{DNS}\"]\ndns_name = \"cloud.test\"\nntp = [\"{NTP}\"]\ncloud = [\"{CLOUD}:80\"]\n\
+         interval = \"5s\"\n"
+    );
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "\n[metrics]\nlisten = \"127.0.0.1:9469\"");
+    text
+}

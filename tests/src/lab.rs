@@ -1,0 +1,418 @@
+//! Plays scenarios against a running Tidegate and measures what an operator cares about.
+//!
+//! Times are seconds from the attack's first packet, as a capture at the attacker saw it. Detection is when the command
+//! line first shows the incident; the block is when the enforcement was created, by Tidegate's own account if that is
+//! plausible and else when the command line first shows it. Leaks are packets that a capture behind the gateway saw
+//! later than [`GRACE`] after the block: the account of Tidegate's own is not believed there.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    agent::{Agent, Settings, tail},
+    attack::{ATTACKS, Aimed, Attack},
+    device::{Devices, Reading},
+    interrupt, netns,
+    process::Process,
+    service::Services,
+    sniffer::now_ns,
+    topology::Topology,
+};
+
+/// Packets on the wire and in queues at the moment of a block are not leaks.
+const GRACE: Duration = Duration::from_millis(50);
+/// How long an attack may last without being blocked.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a blocked attack goes on, to see whether anything leaks.
+const AFTERMATH: Duration = Duration::from_secs(3);
+/// Between two questions to the command line.
+const POLL: Duration = Duration::from_millis(40);
+
+/// What the lab is to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Tidegate's program.
+    pub binary: PathBuf,
+    /// Names of scenarios; empty for all.
+    pub scenarios: Vec<String>,
+    /// How long devices behave before the first attack.
+    pub warm_up: Duration,
+    /// How long they behave after the last one.
+    pub quiet: Duration,
+}
+
+/// A scenario's outcome.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// Name.
+    pub name: String,
+    /// MITRE ATT&CK technique, as the lab calls it.
+    pub technique: String,
+    /// Whether an incident about the culprit appeared.
+    pub detected: bool,
+    /// Seconds until then.
+    pub detect_s: Option<f64>,
+    /// Seconds until the culprit was shut out.
+    pub block_s: Option<f64>,
+    /// Attack packets that came through afterwards.
+    pub leaked_packets: u64,
+    /// Enforcements on anyone else.
+    pub false_blocks: u64,
+    /// Whether every behaving device was served throughout.
+    pub service_kept: bool,
+}
+
+/// What happened while all devices behaved.
+#[derive(Clone, Debug, Serialize)]
+pub struct Quiet {
+    /// How long.
+    pub minutes: f64,
+    /// Enforcements on anyone.
+    pub false_blocks: u64,
+    /// Incidents about anyone.
+    pub incidents: u64,
+    /// Whether every device was served throughout.
+    pub service_kept: bool,
+}
+
+/// The report.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Number of the schema.
+    pub schema: u32,
+    /// One outcome a scenario.
+    pub scenarios: Vec<Outcome>,
+    /// The quiet run, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quiet: Option<Quiet>,
+    /// From start to Tidegate's first answer, in seconds.
+    pub ready_s: f64,
+    /// Tidegate's resident memory at the end, in MiB.
+    pub resident_mib: f64,
+}
+
+impl Report {
+    /// Whether every attack was detected, shut out without a leak, and nobody else was harmed.
+    pub fn is_good(&self) -> bool {
+        let good = |outcome: &Outcome| {
+            outcome.detected
+                && outcome.block_s.is_some()
+                && outcome.leaked_packets == 0
+                && outcome.false_blocks == 0
+                && outcome.service_kept
+        };
+        let quiet = self.quiet.as_ref().is_none_or(|quiet| quiet.false_blocks == 0 && quiet.service_kept);
+        self.scenarios.iter().all(good) && quiet
+    }
+}
+
+/// What the lab is doing, for a live view.
+#[derive(Clone, Debug)]
+pub enum Progress<'a> {
+    /// Getting ready.
+    Preparing(&'a str),
+    /// Tidegate answers.
+    Ready(Duration),
+    /// Devices behave for so long yet.
+    Behaving(Duration),
+    /// An attack begins.
+    Attack(&'a Attack),
+    /// It was noticed, so many seconds after its first packet; what Tidegate says about it.
+    Detected(f64, &'a str),
+    /// The culprit was shut out, so many seconds after the first packet.
+    Blocked(f64, &'a str),
+    /// The scenario is over.
+    Over(&'a Outcome),
+    /// What devices were served since the last time.
+    Served(&'a [(&'static str, Reading)]),
+    /// Something the viewer should know.
+    Note(&'a str),
+}
+
+/// Runs the lab, telling `view` about it.
+pub fn run(options: &Options, view: &mut dyn FnMut(Progress<'_>)) -> Result<Report> {
+    if !crate::is_root() {
+        bail!("the lab needs root, for network namespaces and kernel programs");
+    }
+    let attacks = choose(&options.scenarios)?;
+    interrupt::watch();
+    netns::sweep();
+    view(Progress::Preparing("wiring an internet, a gateway and six devices in network namespaces"));
+    let topology = Topology::create()?;
+    view(Progress::Preparing("starting DNS, DHCP, NTP, web and MQTT servers"));
+    let _services = Services::start(&topology)?;
+    view(Progress::Preparing("switching the devices on"));
+    let devices = Devices::start(&topology)?;
+    view(Progress::Preparing("starting tidegate in the gateway"));
+    let agent = Agent::start(&topology, &Settings::new(options.binary.clone()))?;
+    view(Progress::Ready(agent.ready_after));
+    let mut lab = Lab { topology: &topology, devices: &devices, agent, view };
+    let played = lab.play(&attacks, options);
+    if played.is_err() {
+        let log = tail(&lab.agent.said(), 30);
+        (lab.view)(Progress::Note(&format!("tidegate's log ends with:\n{log}")));
+    }
+    played
+}
+
+fn choose(names: &[String]) -> Result<Vec<&'static Attack>> {
+    if names.is_empty() {
+        return Ok(ATTACKS.iter().collect());
+    }
+    let all = || ATTACKS.iter().map(|attack| attack.name).collect::<Vec<_>>().join(", ");
+    names
+        .iter()
+        .map(|name| {
+            Attack::by_name(name)
+                .with_context(|| format!("there is no scenario `{name}`; there are: {}", all()))
+        })
+        .collect()
+}
+
+struct Lab<'a> {
+    topology: &'a Topology,
+    devices: &'a Devices,
+    agent: Agent,
+    view: &'a mut dyn FnMut(Progress<'_>),
+}
+
+/// Evidence counts of incidents by id.
+type Incidents = BTreeMap<String, u64>;
+
+impl Lab<'_> {
+    fn play(&mut self, attacks: &[&'static Attack], options: &Options) -> Result<Report> {
+        self.behave(options.warm_up)?;
+        let mut scenarios = Vec::new();
+        for (number, attack) in attacks.iter().enumerate() {
+            let outcome =
+                self.attack(attack, number as u8).with_context(|| format!("scenario {}", attack.name))?;
+            (self.view)(Progress::Over(&outcome));
+            scenarios.push(outcome);
+        }
+        let quiet = if options.quiet.is_zero() { None } else { Some(self.quiet(options.quiet)?) };
+        let resident_mib = resident_mib(self.agent.pid()).unwrap_or(0.0);
+        let ready_s = self.agent.ready_after.as_secs_f64();
+        Ok(Report { schema: 1, scenarios, quiet, ready_s, resident_mib })
+    }
+
+    fn attack(&mut self, attack: &'static Attack, number: u8) -> Result<Outcome> {
+        let aimed = attack.aim(self.topology, number)?;
+        let known = self.incidents()?;
+        (self.view)(Progress::Attack(attack));
+        let (source, victim) = (aimed.at_the_source()?, aimed.at_the_victim()?);
+        let before = self.devices.read();
+        let log = self.topology.directory().join(format!("{}.log", attack.name));
+        let mut tool = Process::start(&mut aimed.tool(), &log)?;
+        let Some(first_ns) = crate::wait_for(Duration::from_secs(10), || source.first()) else {
+            bail!("the tool sent nothing: {}", tail(&tool.said(), 5));
+        };
+        let since_first = |at_ns: u64| at_ns.saturating_sub(first_ns) as f64 / 1e9;
+        let (mut detected_ns, mut blocked_ns) = (None, None);
+        let deadline = Instant::now() + PATIENCE;
+        while (detected_ns.is_none() || blocked_ns.is_none()) && Instant::now() < deadline {
+            stop_if_asked()?;
+            if detected_ns.is_none()
+                && let Some(summary) = self.new_incident(&aimed, &known)?
+            {
+                detected_ns = Some(now_ns());
+                (self.view)(Progress::Detected(since_first(now_ns()), &summary));
+            }
+            if blocked_ns.is_none()
+                && let Some(block) = self.shut(&aimed)?
+            {
+                let at_ns = created_ns(&block).filter(|at_ns| (first_ns..=now_ns()).contains(at_ns));
+                let at_ns = at_ns.unwrap_or_else(now_ns);
+                blocked_ns = Some(at_ns);
+                (self.view)(Progress::Blocked(
+                    since_first(at_ns),
+                    block["detail"].as_str().unwrap_or_default(),
+                ));
+            }
+            thread::sleep(POLL);
+        }
+        pause(if blocked_ns.is_some() { AFTERMATH } else { Duration::ZERO })?;
+        let leaked = blocked_ns.map_or(0, |at_ns| victim.after(at_ns + GRACE.as_nanos() as u64) as u64);
+        let served = self.served_since(&before, aimed.attacker_device());
+        (self.view)(Progress::Served(&served));
+        let false_blocks = self.false_blocks(&aimed.culprits())?;
+        tool.kill();
+        drop(tool);
+        if leaked > 0 {
+            let note = format!("{leaked} of {} packets at the victim came after the block", victim.count());
+            (self.view)(Progress::Note(&note));
+        }
+        self.reset(&aimed)?;
+        Ok(Outcome {
+            name: attack.name.to_owned(),
+            technique: attack.technique.to_owned(),
+            detected: detected_ns.is_some(),
+            detect_s: detected_ns.map(since_first),
+            block_s: blocked_ns.map(since_first),
+            leaked_packets: leaked,
+            false_blocks,
+            service_kept: served.iter().all(|(_, reading)| reading.failed == 0 && reading.served > 0),
+        })
+    }
+
+    fn quiet(&mut self, length: Duration) -> Result<Quiet> {
+        let (known, before) = (self.incidents()?, self.devices.read());
+        let deadline = Instant::now() + length;
+        let mut false_blocks = 0;
+        while Instant::now() < deadline {
+            (self.view)(Progress::Behaving(deadline - Instant::now()));
+            pause((deadline - Instant::now()).min(Duration::from_secs(5)))?;
+            false_blocks += self.false_blocks(&[])?;
+            if false_blocks > 0 {
+                self.flush()?;
+            }
+        }
+        let served = self.served_since(&before, None);
+        (self.view)(Progress::Served(&served));
+        let incidents = self.incidents()?.keys().filter(|id| !known.contains_key(*id)).count() as u64;
+        let service_kept = served.iter().all(|(_, reading)| reading.failed == 0 && reading.served > 0);
+        Ok(Quiet { minutes: length.as_secs_f64() / 60.0, false_blocks, incidents, service_kept })
+    }
+
+    fn behave(&mut self, length: Duration) -> Result<()> {
+        let deadline = Instant::now() + length;
+        while Instant::now() < deadline {
+            (self.view)(Progress::Behaving(deadline - Instant::now()));
+            pause((deadline - Instant::now()).min(Duration::from_secs(1)))?;
+        }
+        let false_blocks = self.blocks()?;
+        if !false_blocks.is_empty() {
+            bail!("devices that behave were shut out: {false_blocks:?}");
+        }
+        Ok(())
+    }
+
+    fn incidents(&self) -> Result<Incidents> {
+        let list = self.agent.list(&["incidents", "list"], "incidents")?;
+        Ok(list
+            .iter()
+            .filter_map(|incident| Some((text(incident, "id")?, incident["evidence"].as_u64()?)))
+            .collect())
+    }
+
+    /// The summary of an incident about a culprit that is new or has new evidence.
+    fn new_incident(&self, aimed: &Aimed<'_>, known: &Incidents) -> Result<Option<String>> {
+        let culprits = aimed.culprits();
+        let list = self.agent.list(&["incidents", "list"], "incidents")?;
+        let is_new = |incident: &&Value| {
+            let id = text(incident, "id").unwrap_or_default();
+            let more = known.get(&id).is_none_or(|before| incident["evidence"].as_u64() > Some(*before));
+            more && text(incident, "subject").is_some_and(|subject| culprits.contains(&subject))
+        };
+        Ok(list.iter().find(is_new).map(|incident| {
+            let technique = incident["technique"]["id"].as_str().unwrap_or_default();
+            format!("{technique} {}", incident["summary"].as_str().unwrap_or_default())
+        }))
+    }
+
+    fn blocks(&self) -> Result<Vec<Value>> {
+        self.agent.list(&["blocks", "list"], "blocks")
+    }
+
+    /// The enforcement that shuts a culprit out; observing one is not enough.
+    fn shut(&self, aimed: &Aimed<'_>) -> Result<Option<Value>> {
+        let culprits = aimed.culprits();
+        let shuts =
+            |block: &Value| matches!(block["action"].as_str(), Some("block" | "isolate" | "rate-limit"));
+        let hits = |block: &Value| text(block, "target").is_some_and(|target| culprits.contains(&target));
+        Ok(self.blocks()?.into_iter().find(|block| shuts(block) && hits(block)))
+    }
+
+    fn false_blocks(&mut self, culprits: &[String]) -> Result<u64> {
+        let mut count = 0;
+        for block in self.blocks()? {
+            if text(&block, "target").is_none_or(|target| !culprits.contains(&target)) {
+                (self.view)(Progress::Note(&format!("wrongly shut out: {block}")));
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    fn served_since(
+        &self,
+        before: &[(&'static str, Reading)],
+        except: Option<&'static str>,
+    ) -> Vec<(&'static str, Reading)> {
+        let now = self.devices.read();
+        now.iter()
+            .zip(before)
+            .filter(|((name, _), _)| Some(*name) != except)
+            .map(|((name, now), (_, before))| (*name, now.since(*before)))
+            .collect()
+    }
+
+    /// Frees everyone, so that the next scenario begins as the first did, and waits until all devices are well again.
+    fn reset(&mut self, aimed: &Aimed<'_>) -> Result<()> {
+        self.flush()?;
+        let culprits = aimed.culprits();
+        let still = crate::wait_for(Duration::from_secs(5), || match self.blocks() {
+            Ok(blocks) if blocks.is_empty() => Some(()),
+            _ => None,
+        });
+        if still.is_none() {
+            bail!("blocks remain after a flush (culprits {culprits:?}): {:?}", self.blocks()?);
+        }
+        // A TCP connection that was cut needs a while to find that out.
+        let healed = crate::wait_for(Duration::from_secs(15), || {
+            let before = self.devices.read();
+            thread::sleep(Duration::from_millis(2_500));
+            let now = self.served_since(&before, None);
+            now.iter().all(|(_, reading)| reading.failed == 0 && reading.served > 0).then_some(())
+        });
+        stop_if_asked()?;
+        if healed.is_none() {
+            (self.view)(Progress::Note("devices are still not well 15 s after everyone was freed"));
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.agent.ask(&["blocks", "flush"]).map(|_| ())
+    }
+}
+
+fn pause(length: Duration) -> Result<()> {
+    let deadline = Instant::now() + length;
+    while Instant::now() < deadline {
+        stop_if_asked()?;
+        thread::sleep((deadline - Instant::now()).min(Duration::from_millis(100)));
+    }
+    Ok(())
+}
+
+fn stop_if_asked() -> Result<()> {
+    if interrupt::requested() {
+        bail!("interrupted");
+    }
+    Ok(())
+}
+
+fn text(value: &Value, field: &str) -> Option<String> {
+    value[field].as_str().map(str::to_owned)
+}
+
+fn created_ns(block: &Value) -> Option<u64> {
+    let created: Timestamp = block["created"].as_str()?.parse().ok()?;
+    u64::try_from(created.as_nanosecond()).ok()
+}
+
+fn resident_mib(pid: u32) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / 1_024.0)
+}
