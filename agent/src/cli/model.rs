@@ -12,25 +12,19 @@ use clap::Args;
 use crate::learn::{Forest, Grid, Growth, Model, ModelKind, Table};
 
 /// Trains a forest on a CSV of normal rows.
-#[derive(Args, Clone, Debug)]
+#[derive(Clone, Debug)]
 pub struct TrainArgs {
-    /// CSV with a header row and numbers below it; the rows are taken to be normal
-    #[arg(long, value_name = "CSV")]
+    /// CSV with a header row and numbers below it; the rows are taken to be normal.
     pub features: PathBuf,
-    /// Seed: the same rows and seed give the same model
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    /// Seed: the same rows and seed give the same model.
     pub seed: u64,
-    /// Trees of the forest
-    #[arg(long, default_value_t = 100, value_name = "N")]
+    /// Trees of the forest.
     pub trees: usize,
-    /// Rows each tree is grown from; reduced when the file has fewer
-    #[arg(long, default_value_t = 256, value_name = "N")]
+    /// Rows each tree is grown from; reduced when the file has fewer.
     pub sample: u32,
-    /// What a row stands for
-    #[arg(long, value_enum, default_value = "flow")]
+    /// What a row stands for.
     pub kind: ModelKind,
-    /// File to write the model to
-    #[arg(long, short = 'O', value_name = "FILE")]
+    /// File to write the model to.
     pub output: PathBuf,
 }
 

@@ -7,6 +7,7 @@ mod example;
 pub mod period;
 mod schema;
 mod section;
+mod source;
 mod validate;
 pub mod values;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     example::example,
+    source::Source,
     schema::{
         Detection, Enforcement, Feeds, Gateway, Kernel, Learning, Log, Metrics, NeverBlock, Reachability,
         TechniqueOverride,
