@@ -148,6 +148,13 @@ impl Drop for Agent {
     }
 }
 
+/// The agent that was built with these tests: the one named by `TIDEGATE_BINARY`, or the one beside the running test.
+pub fn built() -> Option<PathBuf> {
+    let named = std::env::var_os("TIDEGATE_BINARY").map(PathBuf::from);
+    let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("tidegate"));
+    named.or_else(beside).filter(|binary| binary.is_file())
+}
+
 /// The last `lines` of a text.
 pub fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
