@@ -104,18 +104,10 @@ impl Datapath {
         let mut programs = loader.load(OBJECT).map_err(|error| DatapathError::Load(chain(&error)))?;
         load_programs(&mut programs)?;
         let tables = Tables {
-            config: open(&mut programs, maps::CONFIG)?,
             counters: open(&mut programs, maps::COUNTERS)?,
             flow_fd: flow_fd(&programs)?,
             flows: open(&mut programs, maps::FLOWS)?,
             devices: open(&mut programs, maps::DEVICES)?,
-            v4: open(&mut programs, maps::VERDICT_V4)?,
-            v6: open(&mut programs, maps::VERDICT_V6)?,
-            prefixes: open(&mut programs, maps::PREFIXES)?,
-            allowed: open(&mut programs, maps::ALLOWED)?,
-            device_verdicts: open(&mut programs, maps::VERDICT_DEVICE)?,
-            feed_v4: open(&mut programs, maps::FEED_V4)?,
-            feed_v6: open(&mut programs, maps::FEED_V6)?,
         };
         Ok(Self { programs, pins, tables, attached: Vec::new() })
     }

@@ -21,18 +21,17 @@ pub use events::{DecodeError, Event, EventStream, Events, decode};
 pub use flows::IdleLimits;
 pub use load::{LoadOptions, kernel_version, object_is_embedded};
 pub use test_bed::{MAX_TEST_FRAME, MIN_TEST_FRAME, TestBed};
+pub use verdicts::VerdictTables;
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuHashMap},
+    maps::{HashMap, MapData, PerCpuArray, PerCpuHashMap},
 };
 use tidegate_common::{
     counter::Counters,
     device::{DeviceKey, DeviceRecord},
     flow::{FlowKey, FlowRecord},
     maps,
-    pod::MacKey,
-    verdict::{Config, FeedEntry, Verdict},
 };
 
 use abi::Abi;
@@ -84,19 +83,11 @@ pub struct Datapath {
 }
 
 struct Tables {
-    config: Array<MapData, Abi<Config>>,
     counters: PerCpuArray<MapData, Abi<Counters>>,
     flows: HashMap<MapData, Abi<FlowKey>, Abi<FlowRecord>>,
     /// The same table once more, for the one operation that aya lacks.
     flow_fd: OwnedFd,
     devices: PerCpuHashMap<MapData, Abi<DeviceKey>, Abi<DeviceRecord>>,
-    v4: HashMap<MapData, u32, Abi<Verdict>>,
-    v6: HashMap<MapData, [u64; 2], Abi<Verdict>>,
-    prefixes: LpmTrie<MapData, [u64; 2], Abi<Verdict>>,
-    allowed: LpmTrie<MapData, [u64; 2], Abi<Verdict>>,
-    device_verdicts: HashMap<MapData, Abi<MacKey>, Abi<Verdict>>,
-    feed_v4: HashMap<MapData, u32, Abi<FeedEntry>>,
-    feed_v6: HashMap<MapData, [u64; 2], Abi<FeedEntry>>,
 }
 
 impl Datapath {

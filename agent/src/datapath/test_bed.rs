@@ -7,7 +7,7 @@ use aya::{
 use tidegate_common::maps;
 
 use super::{
-    Datapath, DatapathError, chain,
+    Datapath, DatapathError, VerdictTables, chain,
     load::{EGRESS, INGRESS, LoadOptions, open},
 };
 
@@ -20,8 +20,10 @@ pub const MIN_TEST_FRAME: usize = 14;
 
 /// Private programs and tables whose clock is set by hand.
 pub struct TestBed {
-    /// The tables, as an agent sees them.
+    /// What the programs measured.
     pub datapath: Datapath,
+    /// What they enforce.
+    pub verdicts: VerdictTables,
     clock: Array<MapData, u64>,
 }
 
@@ -31,7 +33,8 @@ impl TestBed {
         let options = LoadOptions { max_flows, replay: true, ..LoadOptions::default() };
         let mut datapath = Datapath::load(&options)?;
         let clock = open(&mut datapath.programs, maps::REPLAY_CLOCK)?;
-        Ok(Self { datapath, clock })
+        let verdicts = datapath.take_verdicts()?;
+        Ok(Self { datapath, verdicts, clock })
     }
 
     /// Sets the clock that the programs read, in nanoseconds.
@@ -107,17 +110,17 @@ mod tests {
 
         let target: Target = "10.0.0.2".parse().unwrap();
         let block = Verdict { action: Action::Block as u8, expires_ns: 9_000_000_000, ..Verdict::default() };
-        bed.datapath.put(&target, &block).unwrap();
+        bed.verdicts.put(&target, &block).unwrap();
         assert!(bed.ingress(&frame()).unwrap(), "monitor mode passes");
         let enforce = Config { mode: Mode::Enforce as u32, ..Config::default() };
-        bed.datapath.configure(&enforce).unwrap();
+        bed.verdicts.configure(&enforce).unwrap();
         assert!(!bed.ingress(&frame()).unwrap());
         assert!(!bed.egress(&frame()).unwrap());
         bed.set_clock(9_000_000_000).unwrap();
         assert!(bed.ingress(&frame()).unwrap(), "an expired entry is absent");
         let counters = bed.datapath.counters().unwrap();
         assert_eq!((counters.dropped_address, counters.would_drop, counters.unaccounted()), (2, 1, 0));
-        let entries = bed.datapath.entries().unwrap();
+        let entries = bed.verdicts.entries().unwrap();
         assert_eq!(entries.iter().map(|(target, verdict)| (*target, verdict.hits)).collect::<Vec<_>>(), [(
             target, 3
         )]);

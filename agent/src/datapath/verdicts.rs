@@ -5,7 +5,7 @@
 
 use std::{io, net::IpAddr};
 
-use aya::maps::{MapError, lpm_trie::Key};
+use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, lpm_trie::Key};
 use ipnet::IpNet;
 use tidegate_common::{
     maps,
@@ -13,7 +13,7 @@ use tidegate_common::{
     verdict::{Action, Config, FeedEntry, Verdict, present},
 };
 
-use super::{Abi, Datapath, DatapathError, table};
+use super::{Abi, Datapath, DatapathError, load::open, table};
 use crate::{
     enforce::{TableError, Target, VerdictTable},
     identity::Mac,
@@ -21,19 +21,53 @@ use crate::{
 
 const MAPPED_BITS: u32 = 96;
 
+/// Settings, verdicts and bulk lists.
+pub struct VerdictTables {
+    config: Array<MapData, Abi<Config>>,
+    v4: HashMap<MapData, u32, Abi<Verdict>>,
+    v6: HashMap<MapData, [u64; 2], Abi<Verdict>>,
+    prefixes: LpmTrie<MapData, [u64; 2], Abi<Verdict>>,
+    allowed: LpmTrie<MapData, [u64; 2], Abi<Verdict>>,
+    devices: HashMap<MapData, Abi<MacKey>, Abi<Verdict>>,
+    feed_v4: HashMap<MapData, u32, Abi<FeedEntry>>,
+    feed_v6: HashMap<MapData, [u64; 2], Abi<FeedEntry>>,
+}
+
 impl Datapath {
+    /// Takes the verdict tables out; there is one writer.
+    pub fn take_verdicts(&mut self) -> Result<VerdictTables, DatapathError> {
+        let programs = &mut self.programs;
+        Ok(VerdictTables {
+            config: open(programs, maps::CONFIG)?,
+            v4: open(programs, maps::VERDICT_V4)?,
+            v6: open(programs, maps::VERDICT_V6)?,
+            prefixes: open(programs, maps::PREFIXES)?,
+            allowed: open(programs, maps::ALLOWED)?,
+            devices: open(programs, maps::VERDICT_DEVICE)?,
+            feed_v4: open(programs, maps::FEED_V4)?,
+            feed_v6: open(programs, maps::FEED_V6)?,
+        })
+    }
+}
+
+impl VerdictTables {
     /// The settings the programs work with now.
     pub fn config(&self) -> Result<Config, DatapathError> {
-        Ok(self.tables.config.get(&0, 0).map_err(table(maps::CONFIG))?.0)
+        Ok(self.config.get(&0, 0).map_err(table(maps::CONFIG))?.0)
+    }
+
+    /// Addresses on bulk lists.
+    pub fn feed_entries(&self) -> u64 {
+        (self.feed_v4.keys().count() + self.feed_v6.keys().count()) as u64
     }
 
     fn write_config(&mut self, config: Config) -> Result<(), TableError> {
-        self.tables.config.set(0, Abi(config), 0).map_err(refused(maps::CONFIG, "write", 1))
+        self.config.set(0, Abi(config), 0).map_err(refused(maps::CONFIG, "write", 1))
     }
 
     fn set_present(&mut self, bit: u32, holds_entries: bool) -> Result<(), TableError> {
         let mut config =
-            self.tables.config.get(&0, 0).map_err(refused(maps::CONFIG, "read", 1))?.0;
+            self.config.get(&0, 0).map_err(refused(maps::CONFIG, "read", 1))?.0;
         let wanted = if holds_entries { config.present | bit } else { config.present & !bit };
         if wanted == config.present {
             return Ok(());
@@ -43,13 +77,13 @@ impl Datapath {
     }
 
     fn present(&self) -> u32 {
-        let tables = &self.tables;
+        let tables = self;
         let bits = [
             (present::V4, tables.v4.keys().next().is_some()),
             (present::V6, tables.v6.keys().next().is_some()),
             (present::PREFIXES, tables.prefixes.keys().next().is_some()),
             (present::ALLOWED, tables.allowed.keys().next().is_some()),
-            (present::DEVICE, tables.device_verdicts.keys().next().is_some()),
+            (present::DEVICE, tables.devices.keys().next().is_some()),
             (present::FEED_V4, tables.feed_v4.keys().next().is_some()),
             (present::FEED_V6, tables.feed_v6.keys().next().is_some()),
         ];
@@ -57,35 +91,35 @@ impl Datapath {
     }
 }
 
-impl VerdictTable for Datapath {
+impl VerdictTable for VerdictTables {
     fn put(&mut self, target: &Target, verdict: &Verdict) -> Result<(), TableError> {
         let value = Abi(*verdict);
         let bit = match target {
             Target::Address(IpAddr::V4(v4)) => {
                 let key = Addr::v4(v4.octets()).v4_key();
                 let full = refused(maps::VERDICT_V4, "write", maps::VERDICT_CAPACITY);
-                self.tables.v4.insert(key, value, 0).map_err(full)?;
+                self.v4.insert(key, value, 0).map_err(full)?;
                 present::V4
             }
             Target::Address(IpAddr::V6(v6)) => {
                 let key = Addr::v6(v6.octets()).words();
                 let full = refused(maps::VERDICT_V6, "write", maps::VERDICT_CAPACITY);
-                self.tables.v6.insert(key, value, 0).map_err(full)?;
+                self.v6.insert(key, value, 0).map_err(full)?;
                 present::V6
             }
             Target::Prefix(net) if verdict.is(Action::NeverBlock) => {
                 let full = refused(maps::ALLOWED, "write", maps::ALLOW_CAPACITY);
-                self.tables.allowed.insert(&prefix_key(net), value, 0).map_err(full)?;
+                self.allowed.insert(&prefix_key(net), value, 0).map_err(full)?;
                 present::ALLOWED
             }
             Target::Prefix(net) => {
                 let full = refused(maps::PREFIXES, "write", maps::PREFIX_CAPACITY);
-                self.tables.prefixes.insert(&prefix_key(net), value, 0).map_err(full)?;
+                self.prefixes.insert(&prefix_key(net), value, 0).map_err(full)?;
                 present::PREFIXES
             }
             Target::Device(mac) => {
                 let full = refused(maps::VERDICT_DEVICE, "write", maps::VERDICT_DEVICE_CAPACITY);
-                self.tables.device_verdicts.insert(Abi(MacKey::new(mac.0)), value, 0).map_err(full)?;
+                self.devices.insert(Abi(MacKey::new(mac.0)), value, 0).map_err(full)?;
                 present::DEVICE
             }
         };
@@ -93,7 +127,7 @@ impl VerdictTable for Datapath {
     }
 
     fn remove(&mut self, target: &Target) -> Result<(), TableError> {
-        let tables = &mut self.tables;
+        let tables = &mut *self;
         match target {
             Target::Address(IpAddr::V4(v4)) => {
                 absent_is_fine(tables.v4.remove(&Addr::v4(v4.octets()).v4_key()), maps::VERDICT_V4)?;
@@ -107,16 +141,16 @@ impl VerdictTable for Datapath {
             }
             Target::Device(mac) => {
                 let key = Abi(MacKey::new(mac.0));
-                absent_is_fine(tables.device_verdicts.remove(&key), maps::VERDICT_DEVICE)?;
+                absent_is_fine(tables.devices.remove(&key), maps::VERDICT_DEVICE)?;
             }
         }
-        let mut config = self.tables.config.get(&0, 0).map_err(refused(maps::CONFIG, "read", 1))?.0;
+        let mut config = self.config.get(&0, 0).map_err(refused(maps::CONFIG, "read", 1))?.0;
         config.present = self.present();
         self.write_config(config)
     }
 
     fn entries(&self) -> Result<Vec<(Target, Verdict)>, TableError> {
-        let tables = &self.tables;
+        let tables = self;
         let mut entries = Vec::new();
         for entry in tables.v4.iter() {
             let (key, verdict) = entry.map_err(refused(maps::VERDICT_V4, "read", 0))?;
@@ -133,7 +167,7 @@ impl VerdictTable for Datapath {
                 entries.push((prefix_target(&key), verdict.0));
             }
         }
-        for entry in tables.device_verdicts.iter() {
+        for entry in tables.devices.iter() {
             let (key, verdict) = entry.map_err(refused(maps::VERDICT_DEVICE, "read", 0))?;
             entries.push((Target::Device(Mac(key.0.mac)), verdict.0));
         }
@@ -156,15 +190,15 @@ impl VerdictTable for Datapath {
             match address {
                 IpAddr::V4(v4) => {
                     let key = Addr::v4(v4.octets()).v4_key();
-                    let entry = marked(self.tables.feed_v4.get(&key, 0).ok());
+                    let entry = marked(self.feed_v4.get(&key, 0).ok());
                     let full = refused(maps::FEED_V4, "write", maps::FEED_CAPACITY);
-                    self.tables.feed_v4.insert(key, entry, 0).map_err(full)?;
+                    self.feed_v4.insert(key, entry, 0).map_err(full)?;
                 }
                 IpAddr::V6(v6) => {
                     let key = Addr::v6(v6.octets()).words();
-                    let entry = marked(self.tables.feed_v6.get(&key, 0).ok());
+                    let entry = marked(self.feed_v6.get(&key, 0).ok());
                     let full = refused(maps::FEED_V6, "write", maps::FEED_CAPACITY);
-                    self.tables.feed_v6.insert(key, entry, 0).map_err(full)?;
+                    self.feed_v6.insert(key, entry, 0).map_err(full)?;
                 }
             }
         }
@@ -173,16 +207,16 @@ impl VerdictTable for Datapath {
     }
 
     fn feed_clear(&mut self, slot: u32) -> Result<(), TableError> {
-        clear_slot(&mut self.tables.feed_v4, maps::FEED_V4, slot)?;
-        clear_slot(&mut self.tables.feed_v6, maps::FEED_V6, slot)?;
-        let mut config = self.tables.config.get(&0, 0).map_err(refused(maps::CONFIG, "read", 1))?.0;
+        clear_slot(&mut self.feed_v4, maps::FEED_V4, slot)?;
+        clear_slot(&mut self.feed_v6, maps::FEED_V6, slot)?;
+        let mut config = self.config.get(&0, 0).map_err(refused(maps::CONFIG, "read", 1))?.0;
         config.present = self.present();
         self.write_config(config)
     }
 }
 
 fn clear_slot<K: aya::Pod>(
-    feed: &mut aya::maps::HashMap<aya::maps::MapData, K, Abi<FeedEntry>>,
+    feed: &mut HashMap<MapData, K, Abi<FeedEntry>>,
     name: &'static str,
     slot: u32,
 ) -> Result<(), TableError> {
