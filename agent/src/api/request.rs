@@ -11,7 +11,7 @@ use crate::{
         metrics::Snapshot,
         view::{
             AllowCheckView, AllowView, BlockView, DeviceView, EventView, ExplainView, IncidentView,
-            ModelView, ReloadView, RoleWord, StatusView,
+            ModelView, ReloadView, StatusView,
         },
     },
     config::{period::Period, values::IsolationLevel},
@@ -164,14 +164,12 @@ pub struct IsolationOrder {
     pub reason: String,
 }
 
-/// An operator's never-block entry.
+/// An operator's never-block entry: passes everything to and from the target, isolation included.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AllowOrder {
     /// Address, prefix or device.
     pub target: Target,
-    /// What it is to the devices; `operator` passes everything.
-    pub role: RoleWord,
     /// Why, in the operator's words.
     #[serde(default)]
     pub reason: String,

@@ -141,6 +141,8 @@ pub struct InterfaceView {
     pub xdp: String,
     /// How frames that leave are seen: `tcx` or `clsact`.
     pub tc: String,
+    /// Why driver mode was not possible, when it was tried.
+    pub fallback: Option<String>,
 }
 
 /// What an enforcement does.

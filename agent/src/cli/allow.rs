@@ -3,7 +3,7 @@
 use crate::{
     api::{
         AllowOrder, Client,
-        view::{AllowCheckView, AllowView, Allowed, RoleWord},
+        view::{AllowCheckView, AllowView, Allowed},
     },
     cli::{
         error::{CliError, Exit},
@@ -14,8 +14,9 @@ use crate::{
 
 /// List, add, delete and check never-block entries.
 ///
-/// An entry with the role `operator` passes everything to and from it, isolation included. The roles `gateway`, `dhcp`, `dns`,
-/// `ntp` and `cloud` protect the address itself and name what isolation levels leave to devices.
+/// An operator's entry passes everything to and from it, isolation included. The roles `gateway`, `dhcp`, `dns`, `ntp` and `cloud`
+/// come from the configuration and from what the gateway uses; they protect the address itself from any verdict and name what
+/// isolation levels leave to devices.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// List every entry: the configuration's, the discovered ones, and the operators'.
@@ -24,15 +25,11 @@ pub(super) enum Command {
     #[command(after_help = "\
 Examples:
   tidegate allow add 198.51.100.10 --reason \"our monitoring\"
-  tidegate allow add 198.51.100.53 --role dns
   tidegate allow add 02:00:5e:10:00:01 --reason \"insulin pump\"")]
     Add {
         /// Address, prefix or hardware address.
         #[arg(value_name = "TARGET")]
         target: Target,
-        /// What it is to the devices.
-        #[arg(long, value_enum, default_value_t = RoleWord::Operator)]
-        role: RoleWord,
         /// Why, for the audit.
         #[arg(long, value_name = "TEXT", default_value = "")]
         reason: String,
@@ -54,8 +51,8 @@ Examples:
 pub(super) async fn run(command: Command, output: Output, client: &Client) -> Result<Exit, CliError> {
     match command {
         Command::List => output.show(Allowed { allow: client.allowed().await? }, |list| listing(&list.allow)),
-        Command::Add { target, role, reason } => {
-            let entry = client.allow(&AllowOrder { target, role, reason }).await?;
+        Command::Add { target, reason } => {
+            let entry = client.allow(&AllowOrder { target, reason }).await?;
             output.show(entry, |entry| format!("{} is protected as {}", entry.target, roles(entry)))
         }
         Command::Delete { target } => output.show(client.disallow(&target).await?, |entry| {

@@ -15,6 +15,7 @@ pub fn example() -> String {
     section(&mut text, "kernel", &config.kernel);
     section(&mut text, "learning", &config.learning);
     section(&mut text, "detection", &config.detection);
+    section(&mut text, "response", &config.response);
     section(&mut text, "enforcement", &config.enforcement);
     section(&mut text, "never_block", &config.never_block);
     section(&mut text, "reachability", &config.reachability);

@@ -3,10 +3,11 @@
 //! A file is TOML; every key has a default and unknown keys are refused. Nothing outside this module reads the file, and
 //! this module reads nothing else: what a name resolves to or whether an interface exists is `tidegate doctor`'s affair.
 
+mod convert;
 mod example;
 pub mod period;
 mod schema;
-mod section;
+pub(crate) mod section;
 mod source;
 mod validate;
 pub mod values;
@@ -20,12 +21,12 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     example::example,
-    source::Source,
     schema::{
-        Detection, Enforcement, Feeds, Gateway, Kernel, Learning, Log, Metrics, NeverBlock, Reachability,
-        TechniqueOverride,
+        Enforcement, Feeds, Gateway, Kernel, Learning, Log, Metrics, NeverBlock, Reachability, Response,
     },
+    source::Source,
 };
+use crate::learn::RuleConfig;
 
 /// File that is read when no other is named.
 pub const DEFAULT_PATH: &str = "/etc/tidegate/tidegate.toml";
@@ -43,9 +44,11 @@ pub struct Config {
     pub kernel: Kernel,
     /// How normal behaviour is learned.
     pub learning: Learning,
-    /// When behaviour counts as hostile.
-    pub detection: Detection,
-    /// What is done about it.
+    /// Limits of the behaviour rules.
+    pub detection: RuleConfig,
+    /// Which findings lead to verdicts.
+    pub response: Response,
+    /// How long verdicts last and how many may be set.
     pub enforcement: Enforcement,
     /// What no verdict may touch.
     pub never_block: NeverBlock,

@@ -8,14 +8,14 @@ use std::{
     path::PathBuf,
 };
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
     config::{
         period::Period,
         section::section,
-        values::{Endpoint, GatewayMode, IsolationLevel, Listen, Response, Sensitivity, XdpMode},
+        values::{Endpoint, GatewayMode, Listen},
     },
+    datapath::XdpChoice,
+    decide,
     enforce::Target,
     identity::Mac,
 };
@@ -25,158 +25,159 @@ section! {
     Gateway {
         /// Ports on the protected side, where the devices are: not the WAN port (NAT hides the devices there) and not a
         /// bridge (frames between two of its ports never reach it). `-i` on the command line replaces the list.
-        interfaces: Vec<String> = Vec::new();
+        interfaces: Vec<String> = Vec::new(),
         /// `auto` only watches a device until its baseline is learned and enforces from then on; explicit rules and
         /// operators' blocks are enforced at once. `enforce` uses the fleet-wide baseline for new devices, too.
         /// `monitor` never drops a packet and counts what would have been dropped.
-        mode: GatewayMode = GatewayMode::Auto;
+        mode: GatewayMode = GatewayMode::Auto,
         /// Directory of the database, the baselines and the event log. Created if absent.
-        state_dir: PathBuf = PathBuf::from("/var/lib/tidegate");
+        state_dir: PathBuf = PathBuf::from("/var/lib/tidegate"),
         /// Socket the command line talks to.
-        socket: PathBuf = PathBuf::from("/run/tidegate/tidegate.sock");
+        socket: PathBuf = PathBuf::from("/run/tidegate/tidegate.sock"),
         /// Group whose members may use the socket, by name; empty for root alone.
-        socket_group: String = String::new();
+        socket_group: String = String::new(),
         /// Directory on a BPF file system that keeps tables and programs while the agent restarts.
-        pin_path: PathBuf = PathBuf::from("/sys/fs/bpf/tidegate");
+        pin_path: PathBuf = PathBuf::from("/sys/fs/bpf/tidegate"),
         /// `driver` refuses to start where the driver has no XDP, `generic` runs the programs in the network stack, `auto`
         /// tries the driver first. `tidegate status` says which is in use.
-        xdp: XdpMode = XdpMode::Auto;
+        xdp: XdpChoice = XdpChoice::Auto,
     }
     /// Sizes and clocks of the kernel tables. Changing a size needs a restart; the rest is reloaded by SIGHUP.
     Kernel {
         /// Flows measured at the same time, 1,024 to 4,194,304. Each takes about 450 bytes; what finds no room is counted in
         /// its device alone.
-        max_flows: u32 = 65_536;
+        max_flows: u32 = 65_536,
         /// Devices measured at the same time, 16 to 65,536.
-        max_devices: u32 = 2_048;
+        max_devices: u32 = 2_048,
         /// Bytes of the ring buffer between the kernel and the agent: a power of two from 65,536 to 268,435,456.
-        ring_bytes: u32 = 4_194_304;
+        ring_bytes: u32 = 4_194_304,
         /// How long a busy flow may go unreported, 1s to 1h.
-        active_timeout: Period = Period::seconds(30);
+        active_timeout: Period = Period::seconds(30),
         /// How long a silent flow is kept, 5s to 24h.
-        idle_timeout: Period = Period::seconds(120);
+        idle_timeout: Period = Period::seconds(120),
+        /// How long a closed or reset connection is kept, 1s to 10m.
+        closed_timeout: Period = Period::seconds(5),
         /// New flows one CPU may insert in a second, 100 to 1,000,000. Beyond, they are counted in their device alone.
-        new_flow_limit: u32 = 20_000;
+        new_flow_limit: u32 = 20_000,
         /// Frames that tell who a device is (ARP, ND, DHCP, mDNS), that one CPU may send in a second; 1 to 10,000.
-        sample_limit: u32 = 100;
+        sample_limit: u32 = 100,
     }
     /// How a device's normal behaviour is learned.
     Learning {
         /// How long a device is watched before its own baseline is trained, 1m to 90d.
-        learning_period: Period = Period::hours(24);
+        learning_period: Period = Period::hours(1),
         /// Length of a window, the aggregate that is judged; 5s to 10m.
-        window: Period = Period::seconds(30);
+        window: Period = Period::seconds(30),
         /// Windows with traffic that a baseline needs at least, 8 to 100,000. A quiet device learns for longer.
-        min_windows: u32 = 60;
+        min_windows: u32 = 10,
         /// Flows that a baseline needs at least, 8 to 1,000,000.
-        min_flows: u32 = 100;
-        /// Trees of a forest, 10 to 500.
-        trees: u16 = 100;
-        /// Rows drawn for each tree, 16 to 1,024.
-        sample: u16 = 256;
+        min_flows: u32 = 64,
+        /// Flows and windows kept of each device, 64 to 100,000; older ones are thinned out at random.
+        samples: u32 = 768,
+        /// Devices that are judged on their own, 1 to 65,536; the longest silent is forgotten for a new one.
+        max_devices: u32 = 512,
+        /// Devices with trained models in memory (about 340 KiB each), 1 to 65,536; the others are judged by the fleet's default.
+        max_models: u32 = 96,
         /// Seed of everything random: the same traffic and seed give the same baseline.
-        seed: u64 = 7_235_421;
-        /// How often a baseline is trained anew on recent normal traffic, 1h to 365d.
-        retrain_every: Period = Period::hours(7 * 24);
+        seed: u64 = 1,
+        /// Chance in normal traffic below which a flow or window counts as evidence, 0 to 1.
+        evidence_p: f64 = 0.01,
+        /// Recent flows of a device that are looked at together, 2 to 1,000 (n of k-of-n).
+        evidence_flows: u32 = 20,
+        /// Chance that so many of them are evidence in normal traffic, below which the model reports; 0 to 1 (k of k-of-n).
+        report_p: f64 = 1e-6,
     }
-    /// When behaviour counts as hostile.
-    Detection {
-        /// `low`, `normal` or `high`: how rare a behaviour must be, and how often repeated, before a model alone asks for a
-        /// verdict. Explicit rules have their own limits.
-        sensitivity: Sensitivity = Sensitivity::Normal;
+    /// Which findings lead to verdicts. The limits of the behaviour rules themselves stand under [detection].
+    Response {
+        /// Confidence of a rule below which a finding is only reported, 0 to 1.
+        min_confidence: f64 = 0.6,
+        /// Confidence of a rule from which on a device is cut off fully instead of being left DHCP and DNS, 0 to 1.
+        full_confidence: f64 = 0.9,
+        /// Chance in normal traffic of a model's collected evidence, below which a device with a baseline is isolated without
+        /// any rule; 0 to 1.
+        model_p: f64 = 1e-12,
+        /// Answers to single techniques, by MITRE ATT&CK id: `observe`, `rate-limit`, `block`, `cloud-only`, `dhcp-dns-only`,
+        /// `full`. Example: `techniques = { T1046 = "observe", T1498 = "rate-limit" }`
+        techniques: BTreeMap<String, decide::Response> = BTreeMap::new(),
     }
-    /// What is done about it.
+    /// How long verdicts last, how they grow, and how many may be set by themselves.
     Enforcement {
-        /// How long a first block lasts, 1s to 30d. Every repeat within the cooldown lasts longer.
-        base_ttl: Period = Period::minutes(10);
-        /// Longest a repeated block may last, base_ttl to 365d.
-        max_ttl: Period = Period::hours(24);
-        /// How long a subject must stay quiet before its next block starts at base_ttl again, 1s to 365d.
-        cooldown: Period = Period::hours(1);
-        /// Devices that verdicts may newly shut within an hour, 1 to 10,000. Beyond, verdicts are held back and reported.
-        blast_radius_devices_per_hour: u32 = 10;
-        /// Addresses that verdicts may newly shut within an hour, 1 to 1,000,000.
-        blast_radius_addresses_per_hour: u32 = 500;
-        /// A block is rolled back when the gateway's own reachability dies within this time after it; 1s to 10s, or 0s
-        /// to never roll back.
-        confirm_window: Period = Period::seconds(8);
-        /// How a hostile device on the protected side is shut: `observe`, `rate-limit`, `cloud-only`, `dhcp-dns-only`, `full`.
-        device_level: IsolationLevel = IsolationLevel::DhcpDnsOnly;
-        /// Packets a second left by `rate-limit`, 1 to 1,000,000.
-        rate_limit_pps: u32 = 50;
-        /// Different answers for single techniques, by their MITRE ATT&CK id. Example:
-        /// `techniques = { T1046 = { response = "rate-limit", ttl = "5m" }, T1110 = { response = "observe" } }`
-        techniques: BTreeMap<String, TechniqueOverride> = BTreeMap::new();
+        /// How long a first block of an address lasts, 1s to 30d.
+        base_ttl: Period = Period::minutes(10),
+        /// How long a first isolation of a device lasts, 1s to 30d.
+        isolate_ttl: Period = Period::minutes(30),
+        /// Longest an automatic verdict may last, base_ttl to 365d.
+        max_ttl: Period = Period::hours(24),
+        /// How many times longer each repeat lasts: the first number for the first verdict, the second for the second, the last
+        /// one for all further.
+        escalation: Vec<u32> = vec![1, 2, 4, 8, 16, 32],
+        /// How long a target must be left alone before its repeats are forgotten, 1s to 365d.
+        forget_after: Period = Period::hours(24),
+        /// How long the detector leaves a target alone after an operator released it, 0s to 30d.
+        cooldown: Period = Period::hours(1),
+        /// How long the detector leaves a target alone after its verdict was rolled back, 0s to 30d.
+        rollback_hold: Period = Period::minutes(10),
+        /// Devices that the detector may shut within an hour, 1 to 10,000. Beyond, verdicts are held back and reported.
+        blast_radius_devices_per_hour: u32 = 5,
+        /// Addresses that the detector may shut within an hour, 1 to 1,000,000.
+        blast_radius_addresses_per_hour: u32 = 200,
+        /// How long a new automatic verdict is on trial: when the gateway's own reachability dies within it, the verdict is rolled
+        /// back. 1s to 60s.
+        confirm_window: Period = Period::seconds(10),
+        /// Packets a second that a rate limit leaves, 1 to 1,000,000.
+        rate_limit_pps: u32 = 50,
     }
     /// What no verdict may touch. Operators add entries at run time with `tidegate allow add`.
     NeverBlock {
         /// Protect what the gateway itself needs: its own addresses, its default routes, and the resolvers of /etc/resolv.conf.
-        discover: bool = true;
+        discover: bool = true,
         /// Addresses and prefixes that win over everything, isolation included.
-        addresses: Vec<Target> = Vec::new();
+        addresses: Vec<Target> = Vec::new(),
         /// Hardware addresses of devices that no verdict may touch.
-        devices: Vec<Mac> = Vec::new();
+        devices: Vec<Mac> = Vec::new(),
         /// DNS resolvers of the devices. Isolation levels `cloud-only` and `dhcp-dns-only` let port 53 to them through.
-        dns: Vec<IpAddr> = Vec::new();
+        dns: Vec<IpAddr> = Vec::new(),
         /// DHCP servers of the devices, if not the gateway.
-        dhcp: Vec<IpAddr> = Vec::new();
+        dhcp: Vec<IpAddr> = Vec::new(),
         /// NTP servers of the devices. Isolation level `cloud-only` lets port 123 to them through.
-        ntp: Vec<IpAddr> = Vec::new();
+        ntp: Vec<IpAddr> = Vec::new(),
         /// Addresses of the cloud endpoints. Isolation level `cloud-only` lets everything to them through.
-        cloud: Vec<IpAddr> = Vec::new();
+        cloud: Vec<IpAddr> = Vec::new(),
     }
     /// What the gateway must be able to reach. A block after which it no longer can is rolled back.
     Reachability {
         /// Check at all.
-        enabled: bool = true;
+        enabled: bool = true,
         /// Resolvers to ask; empty for those of /etc/resolv.conf.
-        dns: Vec<IpAddr> = Vec::new();
+        dns: Vec<IpAddr> = Vec::new(),
         /// Name to ask them for. Any answer counts, a refusal included.
-        dns_name: String = "example.com".to_owned();
+        dns_name: String = "example.com".to_owned(),
         /// NTP servers to ask for the time.
-        ntp: Vec<IpAddr> = Vec::new();
+        ntp: Vec<IpAddr> = Vec::new(),
         /// Cloud endpoints to open a TCP connection to, as `host:port`.
-        cloud: Vec<Endpoint> = Vec::new();
+        cloud: Vec<Endpoint> = Vec::new(),
         /// Time between two checks while nothing was blocked, 1s to 1h. Right after a block they come every second.
-        interval: Period = Period::seconds(30);
+        interval: Period = Period::seconds(30),
         /// How long an answer may take, 100ms to 5s.
-        timeout: Period = Period::seconds(2);
+        timeout: Period = Period::seconds(2),
     }
     /// Lists of hostile addresses.
     Feeds {
         /// Files with one address or prefix a line; `#` starts a comment. Read at start and on reload, swapped as a whole.
-        files: Vec<PathBuf> = Vec::new();
+        files: Vec<PathBuf> = Vec::new(),
     }
     /// Event log: JSON Lines that tools for Suricata's EVE format can read.
     Log {
         /// File of the event log; empty for `eve.json` in state_dir, `off` for none.
-        eve_path: String = String::new();
+        eve_path: String = String::new(),
         /// Size at which a new file is begun, 65,536 to 10,737,418,240 bytes.
-        rotate_bytes: u64 = 67_108_864;
+        rotate_bytes: u64 = 67_108_864,
         /// Files kept beside the current one, 0 to 1,000.
-        keep: u32 = 5;
+        keep: u32 = 5,
     }
     /// Prometheus metrics.
     Metrics {
         /// Address and port of `/metrics`, on loopback; `off` for none.
-        listen: Listen = Listen::At(SocketAddr::from(([127, 0, 0, 1], 9469)));
+        listen: Listen = Listen::At(SocketAddr::from(([127, 0, 0, 1], 9469))),
     }
-}
-
-/// The answer to one technique; what is absent follows the rest of the section.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TechniqueOverride {
-    /// What to do.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub response: Option<Response>,
-    /// Isolation level for devices.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub level: Option<IsolationLevel>,
-    /// How long a first block lasts.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ttl: Option<Period>,
-    /// Packets a second left by a rate limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rate_limit_pps: Option<u32>,
 }

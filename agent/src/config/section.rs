@@ -4,7 +4,7 @@
 
 /// One key of a section: name, doc comment line by line, and the default as TOML.
 #[derive(Clone, Debug)]
-pub(in crate::config) struct Key {
+pub(crate) struct Key {
     /// Name in the file.
     pub name: &'static str,
     /// Lines of its doc comment.
@@ -12,7 +12,7 @@ pub(in crate::config) struct Key {
 }
 
 /// What a section offers the generator of the example.
-pub(in crate::config) trait Section: serde::Serialize + Default {
+pub(crate) trait Section: serde::Serialize + Default {
     /// Lines of the section's doc comment.
     const ABOUT: &'static [&'static str];
     /// Its keys in order.
@@ -20,7 +20,7 @@ pub(in crate::config) trait Section: serde::Serialize + Default {
 }
 
 macro_rules! section {
-    ($($(#[doc = $about:literal])+ $name:ident { $($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr;)+ })+) => {$(
+    ($($(#[doc = $about:literal])+ $name:ident { $($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr,)+ })+) => {$(
         $(#[doc = $about])+
         #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
         #[serde(deny_unknown_fields, default)]
@@ -42,4 +42,4 @@ macro_rules! section {
         }
     )+};
 }
-pub(super) use section;
+pub(crate) use section;

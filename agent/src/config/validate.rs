@@ -17,6 +17,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     gateway(&mut check, config);
     kernel(&mut check, config);
     learning(&mut check, config);
+    response(&mut check, config);
     enforcement(&mut check, config);
     surroundings(&mut check, config);
     check.problems
@@ -113,6 +114,7 @@ fn kernel(check: &mut Check, config: &Config) {
     }
     check.range("kernel.active_timeout", kernel.active_timeout, Period::seconds(1)..=Period::hours(1));
     check.range("kernel.idle_timeout", kernel.idle_timeout, Period::seconds(5)..=Period::hours(24));
+    check.range("kernel.closed_timeout", kernel.closed_timeout, Period::seconds(1)..=Period::minutes(10));
     check.range("kernel.new_flow_limit", kernel.new_flow_limit, 100..=1_000_000);
     check.range("kernel.sample_limit", kernel.sample_limit, 1..=10_000);
 }
@@ -127,12 +129,38 @@ fn learning(check: &mut Check, config: &Config) {
     check.range("learning.window", learning.window, Period::seconds(5)..=Period::minutes(10));
     check.range("learning.min_windows", learning.min_windows, 8..=100_000);
     check.range("learning.min_flows", learning.min_flows, 8..=1_000_000);
-    check.range("learning.trees", learning.trees, 10..=500);
-    check.range("learning.sample", learning.sample, 16..=1_024);
-    check.range("learning.retrain_every", learning.retrain_every, Period::hours(1)..=Period::hours(365 * 24));
+    check.range("learning.samples", learning.samples, 64..=100_000);
+    check.range("learning.max_devices", learning.max_devices, 1..=65_536);
+    check.range("learning.max_models", learning.max_models, 1..=65_536);
+    check.range("learning.evidence_p", learning.evidence_p, 0.0..=1.0);
+    check.range("learning.evidence_flows", learning.evidence_flows, 2..=1_000);
+    check.range("learning.report_p", learning.report_p, 0.0..=1.0);
     if learning.window > learning.learning_period {
         let cause = format!("longer than learning.learning_period = {}", learning.learning_period);
         check.refuse("learning.window", learning.window, cause, "a period holds many windows");
+    }
+}
+
+fn response(check: &mut Check, config: &Config) {
+    let response = &config.response;
+    check.range("response.min_confidence", response.min_confidence, 0.0..=1.0);
+    check.range("response.full_confidence", response.full_confidence, 0.0..=1.0);
+    check.range("response.model_p", response.model_p, 0.0..=1.0);
+    for id in response.techniques.keys().filter(|id| !is_technique(id)) {
+        check.refuse(
+            "response.techniques",
+            id,
+            "not an ATT&CK technique",
+            "write an id such as T1046 or T1110.001",
+        );
+    }
+    let rules = &config.detection;
+    let shares = [
+        ("detection.scan_answered_share", rules.scan_answered_share),
+        ("detection.flood_answered_share", rules.flood_answered_share),
+    ];
+    for (key, share) in shares {
+        check.range(key, share, 0.0..=1.0);
     }
 }
 
@@ -141,33 +169,27 @@ fn enforcement(check: &mut Check, config: &Config) {
     let year = Period::hours(365 * 24);
     let month = Period::hours(30 * 24);
     check.range("enforcement.base_ttl", enforcement.base_ttl, Period::seconds(1)..=month);
+    check.range("enforcement.isolate_ttl", enforcement.isolate_ttl, Period::seconds(1)..=month);
     if enforcement.max_ttl < enforcement.base_ttl {
         let cause = format!("shorter than enforcement.base_ttl = {}", enforcement.base_ttl);
         check.refuse("enforcement.max_ttl", enforcement.max_ttl, cause, "write at least base_ttl");
     }
     check.range("enforcement.max_ttl", enforcement.max_ttl, Period::seconds(1)..=year);
-    check.range("enforcement.cooldown", enforcement.cooldown, Period::seconds(1)..=year);
+    let steps = &enforcement.escalation;
+    if steps.is_empty() || steps.contains(&0) || !steps.is_sorted() {
+        let hint = "write growing numbers from 1 on, such as [1, 2, 4, 8]";
+        check.refuse("enforcement.escalation", format!("{steps:?}"), "repeats would not last longer", hint);
+    }
+    check.range("enforcement.forget_after", enforcement.forget_after, Period::seconds(1)..=year);
+    check.range("enforcement.cooldown", enforcement.cooldown, Period::default()..=month);
+    check.range("enforcement.rollback_hold", enforcement.rollback_hold, Period::default()..=month);
     let devices = enforcement.blast_radius_devices_per_hour;
     check.range("enforcement.blast_radius_devices_per_hour", devices, 1..=10_000);
     let addresses = enforcement.blast_radius_addresses_per_hour;
     check.range("enforcement.blast_radius_addresses_per_hour", addresses, 1..=1_000_000);
-    if enforcement.confirm_window != Period::default() {
-        let range = Period::seconds(1)..=Period::seconds(10);
-        check.range("enforcement.confirm_window", enforcement.confirm_window, range);
-    }
+    let window = enforcement.confirm_window;
+    check.range("enforcement.confirm_window", window, Period::seconds(1)..=Period::seconds(60));
     check.range("enforcement.rate_limit_pps", enforcement.rate_limit_pps, 1..=1_000_000);
-    for (id, technique) in &enforcement.techniques {
-        let key = format!("enforcement.techniques.{id}");
-        if !is_technique(id) {
-            check.refuse(&key, id, "not an ATT&CK technique", "write an id such as T1046 or T1110.001");
-        }
-        if let Some(ttl) = technique.ttl {
-            check.range(&format!("{key}.ttl"), ttl, Period::seconds(1)..=month);
-        }
-        if let Some(rate) = technique.rate_limit_pps {
-            check.range(&format!("{key}.rate_limit_pps"), rate, 1..=1_000_000);
-        }
-    }
 }
 
 fn is_technique(id: &str) -> bool {

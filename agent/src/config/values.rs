@@ -31,42 +31,6 @@ impl fmt::Display for GatewayMode {
     }
 }
 
-/// Where XDP programs run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum XdpMode {
-    /// In the driver if it can, else in the network stack.
-    Auto,
-    /// In the driver or not at all.
-    Driver,
-    /// In the network stack.
-    Generic,
-}
-
-/// How readily a model asks for a verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Sensitivity {
-    /// Only what is far outside the baseline, several times.
-    Low,
-    /// The middle.
-    Normal,
-    /// Sooner, with more false alarms.
-    High,
-}
-
-/// What is done about a technique.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Response {
-    /// Report only.
-    Observe,
-    /// Leave a packet rate.
-    RateLimit,
-    /// Block a remote address, isolate a device.
-    Block,
-}
-
 /// How far an isolated device is cut off, see [`Level`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]

@@ -1,23 +1,6 @@
 //! Settings of the detector, as they stand under `[detection]` and `[learning]` in the configuration file.
 
-use serde::{Deserialize, Serialize};
-
-macro_rules! settings {
-    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-        #[serde(default, deny_unknown_fields)]
-        pub struct $name {
-            $($(#[$field_doc])* pub $field: $type,)*
-        }
-
-        impl Default for $name {
-            fn default() -> Self {
-                Self { $($field: $default,)* }
-            }
-        }
-    };
-}
+use crate::config::section::section as settings;
 
 settings! {
     /// Thresholds of the behaviour rules. Counts are per source unless said otherwise.
