@@ -292,6 +292,7 @@ mod tests {
             crate::skipped("attack::without_tidegate_every_attack_arrives", "needs root for namespaces");
             return;
         }
+        let _alone = crate::alone().unwrap();
         let topology = Topology::create().unwrap();
         let _services = Services::start(&topology).unwrap();
         let _devices = crate::device::Devices::start(&topology).unwrap();

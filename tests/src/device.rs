@@ -306,6 +306,7 @@ mod tests {
             crate::skipped("device::every_device_is_served", "needs root for namespaces");
             return;
         }
+        let _alone = crate::alone().unwrap();
         let topology = Topology::create().unwrap();
         let _services = Services::start(&topology).unwrap();
         let devices = Devices::start(&topology).unwrap();

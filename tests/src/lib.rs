@@ -13,18 +13,31 @@ pub mod lab;
 pub mod mqtt;
 pub mod netns;
 pub mod process;
+pub mod report;
 pub mod service;
 pub mod sniffer;
 pub mod topology;
 
 use std::{
+    fs::File,
     thread,
     time::{Duration, Instant},
 };
 
+use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+
 /// Whether this process may create namespaces and load programs.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
+}
+
+/// Waits until no other test uses the machine for namespaces and traffic; they would disturb each other's measurements.
+pub fn alone() -> Result<Flock<File>> {
+    let file = File::create("/run/tidegate-tests.lock").context("cannot create the tests' lock")?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .context("cannot take the tests' lock")
 }
 
 /// Says aloud that test `name` cannot run here, in the form that `cargo xtask test` counts.

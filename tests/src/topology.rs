@@ -238,6 +238,7 @@ mod tests {
             );
             return;
         }
+        let _alone = crate::alone().unwrap();
         let topology = Topology::create().unwrap();
         let (camera, hub) = (topology.device("camera").unwrap(), topology.device("hub").unwrap());
         assert!(topology.reaches(&camera.netns, hub.address), "port to port");

@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tidegate_tests::{
     device::Reading,
-    lab::{Options, Outcome, Progress, Report},
+    lab::{Options, Progress},
+    report::{Outcome, Report},
 };
 
 use crate::{

@@ -18,6 +18,8 @@ use crate::{
     shell,
 };
 
+const NEXTEST_SUMMARY: &str = "Summary [";
+
 /// What the test runners said.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
@@ -110,13 +112,16 @@ fn show(line: &str, in_passed: &mut bool) -> bool {
     !line.trim().is_empty()
 }
 
-/// Adds what nextest's and cargo test's own summaries say.
+/// Adds what nextest's or cargo test's own summaries say. nextest shows what the tests printed, and each of them is a
+/// libtest program with a summary of its own.
 fn count(lines: &[String], tally: &mut Tally) {
+    let nextest = lines.iter().any(|line| line.trim().starts_with(NEXTEST_SUMMARY));
+    let summary = if nextest { NEXTEST_SUMMARY } else { "test result:" };
     for line in lines {
         let line = line.trim();
         if line.starts_with("SKIPPED ") {
             tally.skipped.insert(line.to_owned());
-        } else if line.starts_with("Summary [") || line.starts_with("test result:") {
+        } else if line.starts_with(summary) {
             tally.passed += number_before(line, "passed");
             tally.failed += number_before(line, "failed") + number_before(line, "timed out");
         }
@@ -134,15 +139,19 @@ mod tests {
 
     #[test]
     fn both_runners_are_counted() {
-        let lines = [
-            "    SKIPPED lab::blocks: not root",
-            "    SKIPPED lab::blocks: not root",
-            "     Summary [   3.2s] 12 tests run: 10 passed (1 slow), 1 failed, 1 timed out, 2 skipped",
-            "test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out",
-        ]
-        .map(str::to_owned);
         let mut tally = Tally::default();
-        count(&lines, &mut tally);
+        for runner in [
+            &[
+                "    SKIPPED lab::blocks: not root",
+                "    SKIPPED lab::blocks: not root",
+                "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out",
+                "     Summary [   3.2s] 12 tests run: 10 passed (1 slow), 1 failed, 1 timed out, 2 skipped",
+            ][..],
+            &["test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out"],
+        ] {
+            let lines: Vec<String> = runner.iter().map(|line| (*line).to_owned()).collect();
+            count(&lines, &mut tally);
+        }
         assert_eq!((tally.passed, tally.failed, tally.skipped.len()), (14, 2, 1));
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use tidegate_tests::{
     agent::{self, Agent, Settings},
     netns::{self, Netns},
@@ -21,19 +21,19 @@ use tidegate_tests::{
 };
 
 /// How long the kernel may take to act on an answer of the command line.
-pub const SOON: Duration = Duration::from_secs(3);
+pub(crate) const SOON: Duration = Duration::from_secs(3);
 
 /// Topology, services, an echo service on every device, and Tidegate. Fields end in this order.
-pub struct Guarded {
-    pub agent: Agent,
-    pub echoes: Threads,
+pub(crate) struct Guarded {
+    pub(crate) agent: Agent,
+    pub(crate) echoes: Threads,
     _services: Services,
-    pub topology: Topology,
+    pub(crate) topology: Topology,
     _alone: Flock<File>,
 }
 
 /// A guarded network, or a line that says why test `name` cannot have one here.
-pub fn guarded(name: &str, adjust: impl FnOnce(&mut Settings)) -> Option<Guarded> {
+pub(crate) fn guarded(name: &str, adjust: impl FnOnce(&mut Settings)) -> Option<Guarded> {
     if !tidegate_tests::is_root() {
         tidegate_tests::skipped(name, "needs root for network namespaces and kernel programs");
         return None;
@@ -42,8 +42,7 @@ pub fn guarded(name: &str, adjust: impl FnOnce(&mut Settings)) -> Option<Guarded
         tidegate_tests::skipped(name, "the agent is not built; `cargo xtask test` builds it first");
         return None;
     };
-    let file = File::create("/run/tidegate-tests.lock").unwrap();
-    let alone = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
+    let alone = tidegate_tests::alone().unwrap();
     netns::sweep();
     let topology = Topology::create().unwrap();
     let services = Services::start(&topology).unwrap();
@@ -58,25 +57,25 @@ pub fn guarded(name: &str, adjust: impl FnOnce(&mut Settings)) -> Option<Guarded
 }
 
 impl Guarded {
-    pub fn device(&self, name: &str) -> &Place {
+    pub(crate) fn device(&self, name: &str) -> &Place {
         self.topology.device(name).unwrap()
     }
 
     /// Runs a command of the command line that must succeed.
-    pub fn tidegate(&self, arguments: &[&str]) -> serde_json::Value {
+    pub(crate) fn tidegate(&self, arguments: &[&str]) -> serde_json::Value {
         self.agent
             .ask(arguments)
             .unwrap_or_else(|error| panic!("{error:#}\n{}", agent::tail(&self.agent.said(), 30)))
     }
 
     /// Whether pings from `from` come back; tries for a while, since addresses have to be resolved first.
-    pub fn reaches(&self, from: &Netns, to: impl Into<IpAddr>) -> bool {
+    pub(crate) fn reaches(&self, from: &Netns, to: impl Into<IpAddr>) -> bool {
         let to = to.into();
         wait_for(SOON, || self.topology.reaches(from, to).then_some(())).is_some()
     }
 
     /// Whether three pings in a row stay without an answer.
-    pub fn is_cut(&self, from: &Netns, to: impl Into<IpAddr>) -> bool {
+    pub(crate) fn is_cut(&self, from: &Netns, to: impl Into<IpAddr>) -> bool {
         let to = to.into();
         (0..3).all(|_| !self.topology.reaches(from, to))
     }
@@ -93,10 +92,10 @@ fn echo(mut client: TcpStream) -> std::io::Result<()> {
 }
 
 /// An established connection to an echo service.
-pub struct Conversation(TcpStream);
+pub(crate) struct Conversation(TcpStream);
 
 impl Conversation {
-    pub fn begin(from: &Netns, to: impl Into<IpAddr>) -> Self {
+    pub(crate) fn begin(from: &Netns, to: impl Into<IpAddr>) -> Self {
         let to = SocketAddr::new(to.into(), 7);
         let stream = from.enter(|| Ok(TcpStream::connect_timeout(&to, Duration::from_secs(3))?)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
@@ -106,13 +105,13 @@ impl Conversation {
     }
 
     /// Whether a word comes back within a second.
-    pub fn goes_on(&mut self) -> bool {
+    pub(crate) fn goes_on(&mut self) -> bool {
         self.0.write_all(b"still there?").is_ok() && self.0.read_exact(&mut [0; 12]).is_ok()
     }
 }
 
 /// Sends one UDP datagram every `gap` for `length`; how many.
-pub fn drip(from: &Netns, to: impl Into<IpAddr>, gap: Duration, length: Duration) -> u32 {
+pub(crate) fn drip(from: &Netns, to: impl Into<IpAddr>, gap: Duration, length: Duration) -> u32 {
     let to = SocketAddr::new(to.into(), 9);
     from.enter(|| {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
