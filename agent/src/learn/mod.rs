@@ -8,19 +8,38 @@
     allow(clippy::unwrap_used, clippy::expect_used, reason = "a failing test should stop at once")
 )]
 
+mod baseline;
 mod batch;
 mod config;
+mod contact;
+mod destinations;
+mod device;
+mod evidence;
 mod finding;
+mod fleet;
 mod forest;
 mod grid;
+mod learner;
 mod model_file;
+mod rules;
+mod state;
 mod table;
 mod technique;
+#[cfg(test)]
+mod testing;
+mod window;
 
 pub use config::{LearnConfig, RuleConfig};
+pub use contact::{FlowEnds, address};
+pub use destinations::Habit;
+pub use device::Phase;
 pub use finding::{FeatureNote, Finding, Subject};
 pub use forest::{Forest, Growth, GrowthError};
 pub use grid::{Grid, Rows};
+pub use learner::{DeviceStatus, LearnError, Learner};
 pub use model_file::{Model, ModelError, ModelKind};
+pub use rules::ArpClaim;
+pub use state::{BaselineState, STATE_VERSION, StateError};
 pub use table::{Table, TableError};
 pub use technique::Technique;
+pub use window::{WINDOW_FEATURES, estimate, read, window_features};

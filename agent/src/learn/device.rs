@@ -1,0 +1,237 @@
+//! One device's learning: collect, train, and then gather evidence against what was trained.
+
+use std::{collections::VecDeque, net::IpAddr, num::NonZeroUsize};
+
+use lru::LruCache;
+use rand::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+use tidegate_common::{
+    device::{DeviceKey, DeviceWindow},
+    feature::{FEATURE_VERSION, FEATURES, FeatureVector},
+};
+
+use super::{
+    baseline::Baseline,
+    config::LearnConfig,
+    destinations::Habit,
+    forest::GrowthError,
+    grid::Rows,
+    rules::SECOND_NS,
+    state::{BaselineState, STATE_VERSION},
+};
+use crate::identity::Mac;
+
+/// Hosts a device may know.
+const MAX_KNOWN: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
+/// A device that is rarely heard gets a baseline from what there is after this many learning periods.
+const PATIENCE: u64 = 4;
+/// Fewest flows of such a baseline.
+const FEWEST_FLOWS: usize = 8;
+
+/// How far a device's baseline is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Traffic is being collected.
+    Learning,
+    /// Baseline in force.
+    Ready,
+}
+
+/// Samples kept evenly from an endless stream (Vitter's algorithm R).
+pub(super) struct Samples {
+    rows: Rows<u32>,
+    seen: u64,
+    random: Pcg64Mcg,
+}
+
+impl Samples {
+    fn new(seed: u64) -> Self {
+        Self { rows: Rows::new(FEATURES), seen: 0, random: Pcg64Mcg::seed_from_u64(seed) }
+    }
+
+    fn add(&mut self, vector: &FeatureVector, most: usize) {
+        self.seen += 1;
+        if self.rows.len() < most {
+            self.rows.push(vector);
+            return;
+        }
+        let place = self.random.next_u64() % self.seen;
+        if place < self.rows.len() as u64 {
+            self.rows.replace(place as usize, vector);
+        }
+    }
+
+    fn vectors(&self) -> Vec<FeatureVector> {
+        self.rows.iter().filter_map(|row| row.try_into().ok()).collect()
+    }
+}
+
+pub(super) struct Device {
+    pub(super) phase: Phase,
+    pub(super) since_ns: u64,
+    pub(super) ready_ns: Option<u64>,
+    pub(super) last_ns: u64,
+    flows: Samples,
+    windows: Samples,
+    pub(super) known: LruCache<IpAddr, ()>,
+    pub(super) habits: Vec<Habit>,
+    pub(super) largest_upload: u64,
+    pub(super) baseline: Option<Baseline>,
+    open: Option<DeviceWindow>,
+    /// The models gave way to those of devices heard more recently.
+    pub(super) unloaded: bool,
+    pub(super) recent_flows: Recent,
+    pub(super) recent_windows: Recent,
+    /// What `rollback` returns to.
+    pub(super) previous: Option<Box<BaselineState>>,
+}
+
+impl Device {
+    pub(super) fn new(config: &LearnConfig, now_ns: u64) -> Self {
+        Self {
+            phase: Phase::Learning,
+            since_ns: now_ns,
+            ready_ns: None,
+            last_ns: now_ns,
+            flows: Samples::new(config.seed),
+            windows: Samples::new(config.seed),
+            known: LruCache::new(MAX_KNOWN),
+            habits: Vec::new(),
+            largest_upload: 0,
+            baseline: None,
+            open: None,
+            unloaded: false,
+            recent_flows: Recent::default(),
+            recent_windows: Recent::default(),
+            previous: None,
+        }
+    }
+
+    pub(super) fn flow_count(&self) -> usize {
+        self.flows.rows.len()
+    }
+
+    pub(super) fn window_count(&self) -> usize {
+        self.windows.rows.len()
+    }
+
+    /// Forgets what was collected in a learning period that turned out not to be normal.
+    pub(super) fn start_over(&mut self, config: &LearnConfig, now_ns: u64) {
+        let previous = self.previous.take();
+        *self = Self { previous, ..Self::new(config, now_ns) };
+    }
+
+    pub(super) fn collect_flow(&mut self, config: &LearnConfig, vector: &FeatureVector) {
+        self.flows.add(vector, config.samples as usize);
+    }
+
+    pub(super) fn collect_window(&mut self, config: &LearnConfig, vector: &FeatureVector) {
+        self.windows.add(vector, config.samples as usize);
+    }
+
+    /// Takes a window as it stands; gives back the window before when a new one has begun.
+    pub(super) fn next_window(&mut self, window: &DeviceWindow) -> Option<DeviceWindow> {
+        match &mut self.open {
+            Some(open) if open.epoch > window.epoch => None,
+            Some(open) if open.epoch == window.epoch => {
+                *open = *window;
+                None
+            }
+            open => open.replace(*window),
+        }
+    }
+
+    /// Whether enough was collected for a baseline.
+    pub(super) fn is_due(&self, config: &LearnConfig, now_ns: u64) -> bool {
+        let period_ns = config.period_s.saturating_mul(SECOND_NS);
+        let age_ns = now_ns.saturating_sub(self.since_ns);
+        let enough = self.flow_count() >= config.min_flows as usize
+            && self.window_count() >= config.min_windows as usize;
+        let waited = age_ns >= period_ns.saturating_mul(PATIENCE) && self.flow_count() >= FEWEST_FLOWS;
+        self.phase == Phase::Learning && age_ns >= period_ns && (enough || waited)
+    }
+
+    pub(super) fn train(&mut self, config: &LearnConfig) -> Result<(), GrowthError> {
+        let min_windows = (config.min_windows as usize).max(1);
+        self.baseline = Some(Baseline::fit(&self.flows.rows, &self.windows.rows, min_windows, config.seed)?);
+        self.forget_evidence();
+        Ok(())
+    }
+
+    pub(super) fn forget_evidence(&mut self) {
+        self.recent_flows = Recent::default();
+        self.recent_windows = Recent::default();
+    }
+
+    pub(super) fn export(&self, device: DeviceKey, now_ns: u64) -> BaselineState {
+        BaselineState {
+            version: STATE_VERSION,
+            feature_version: FEATURE_VERSION,
+            device: Mac(device.mac),
+            ifindex: device.ifindex,
+            ready: self.phase == Phase::Ready,
+            collected_s: self.ready_ns.unwrap_or(now_ns).saturating_sub(self.since_ns) / SECOND_NS,
+            flows: self.flows.vectors(),
+            windows: self.windows.vectors(),
+            // Least recently seen first, so that putting them in again gives the same order.
+            known: self.known.iter().rev().map(|(address, ())| *address).collect(),
+            habits: self.habits.clone(),
+            largest_upload: self.largest_upload,
+        }
+    }
+
+    /// A device from a checked state; a ready one still has to be trained.
+    pub(super) fn import(config: &LearnConfig, state: &BaselineState, now_ns: u64) -> Self {
+        let collected_ns = state.collected_s.saturating_mul(SECOND_NS);
+        let mut device = Self::new(config, now_ns.saturating_sub(collected_ns));
+        device.last_ns = now_ns;
+        state.flows.iter().for_each(|vector| device.collect_flow(config, vector));
+        state.windows.iter().for_each(|vector| device.collect_window(config, vector));
+        for address in &state.known {
+            device.known.put(*address, ());
+        }
+        device.habits.clone_from(&state.habits);
+        device.largest_upload = state.largest_upload;
+        if state.ready {
+            device.phase = Phase::Ready;
+            device.ready_ns = Some(now_ns);
+        }
+        device
+    }
+}
+
+/// Which of the last few things were evidence.
+#[derive(Default)]
+pub(super) struct Recent {
+    evidence: VecDeque<bool>,
+}
+
+impl Recent {
+    pub(super) fn push(&mut self, evidence: bool, most: usize) {
+        self.evidence.push_back(evidence);
+        while self.evidence.len() > most.max(1) {
+            self.evidence.pop_front();
+        }
+    }
+
+    /// How many were evidence, of how many.
+    pub(super) fn count(&self) -> (usize, usize) {
+        (self.evidence.iter().filter(|evidence| **evidence).count(), self.evidence.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_handed_over_once_it_has_ended() {
+        let mut device = Device::new(&LearnConfig::default(), 0);
+        let window = |epoch, flows_out| DeviceWindow { epoch, flows_out, ..DeviceWindow::default() };
+        assert_eq!(device.next_window(&window(4, 1)), None);
+        assert_eq!(device.next_window(&window(4, 3)), None);
+        assert_eq!(device.next_window(&window(5, 1)), Some(window(4, 3)));
+        assert_eq!(device.next_window(&window(4, 9)), None, "a late reading of an ended window");
+    }
+}

@@ -1,0 +1,388 @@
+//! The detector: takes what the kernel measured, keeps what is normal for each device, and says what is not.
+//!
+//! Flow events feed the rules at once and, once reported a second time, the models. Windows feed the window models when they
+//! end. Everything is bounded: devices, flows, destinations and reports give way to newer ones. A device about which a rule
+//! fires while it is learning starts over, so that an attack never becomes normal.
+
+use std::{collections::HashSet, net::IpAddr, num::NonZeroUsize};
+
+use lru::LruCache;
+use serde::Serialize;
+use tidegate_common::{
+    device::{DeviceKey, DeviceWindow},
+    event::{FlowCause, FlowEvent},
+    feature::flow_features,
+    flow::{FlowKey, FlowRecord},
+};
+
+use super::{
+    baseline::Baseline,
+    config::{LearnConfig, RuleConfig},
+    contact::{Contact, FlowEnds},
+    destinations::{Destinations, exfiltration},
+    device::{Device, Phase},
+    evidence,
+    finding::{Finding, Subject},
+    fleet,
+    forest::GrowthError,
+    rules::{ArpClaim, Progress, Rules, SECOND_NS, is_attempt, is_host},
+    state::{BaselineState, StateError},
+    window::window_features,
+};
+use crate::identity::Mac;
+
+const MAX_FLOWS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+const MAX_REPORTS: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
+/// How long after a rule the model is silent about the same device.
+const RULE_EXPLAINS_NS: u64 = 120 * SECOND_NS;
+
+/// A device's baseline in one line.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct DeviceStatus {
+    /// Hardware address.
+    pub mac: Mac,
+    /// Interface.
+    pub ifindex: u32,
+    /// Learning or ready.
+    pub phase: Phase,
+    /// Flow samples collected.
+    pub flows: usize,
+    /// Window samples collected.
+    pub windows: usize,
+    /// Since when traffic has been collected, kernel clock.
+    pub since_ns: u64,
+    /// When the baseline came into force, kernel clock.
+    pub ready_ns: Option<u64>,
+    /// Last flow or window, kernel clock.
+    pub last_ns: u64,
+    /// Whether the device's own models are in memory.
+    pub has_models: bool,
+    /// Whether there is an earlier baseline to roll back to.
+    pub has_previous: bool,
+}
+
+/// A request about a baseline cannot be met.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LearnError {
+    /// Unknown device.
+    #[error("no baseline of {0}: the device has not been seen since the start")]
+    Unknown(Mac),
+    /// Nothing to go back to.
+    #[error("no earlier baseline of {0} to roll back to")]
+    NoPrevious(Mac),
+    /// Stored state cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// The detector.
+pub struct Learner {
+    config: LearnConfig,
+    rules: Rules,
+    fleet: Baseline,
+    devices: LruCache<DeviceKey, Device>,
+    flows: LruCache<FlowKey, (Progress, bool)>,
+    destinations: Destinations,
+    reported: LruCache<(Subject, &'static str, Option<&'static str>), u64>,
+    own: HashSet<IpAddr>,
+}
+
+impl Learner {
+    /// A detector that has seen nothing. Training the fleet's default takes some tens of milliseconds.
+    pub fn new(config: LearnConfig, rules: RuleConfig) -> Result<Self, GrowthError> {
+        let devices = NonZeroUsize::new(config.max_devices as usize).unwrap_or(NonZeroUsize::MIN);
+        Ok(Self {
+            rules: Rules::new(rules),
+            fleet: fleet::baseline(config.seed)?,
+            devices: LruCache::new(devices),
+            flows: LruCache::new(MAX_FLOWS),
+            destinations: Destinations::new(),
+            reported: LruCache::new(MAX_REPORTS),
+            own: HashSet::new(),
+            config,
+        })
+    }
+
+    /// New settings, for what is seen from now on.
+    pub fn reconfigure(&mut self, config: LearnConfig, rules: RuleConfig) {
+        if let Some(most) = NonZeroUsize::new(config.max_devices as usize) {
+            self.devices.resize(most);
+        }
+        self.config = config;
+        self.rules.set_config(rules);
+    }
+
+    /// The gateway's own addresses: they attack nobody and are no destination of an exfiltration.
+    pub fn set_own_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.own = addresses.into_iter().collect();
+    }
+
+    /// A flow that the kernel reports. `ends` as of [`FlowEnds::of`], with what the registry knows besides.
+    pub fn observe_flow(&mut self, event: &FlowEvent, ends: FlowEnds) -> Vec<Finding> {
+        let contact = Contact::new(&event.key, &event.record, ends, event.header.time_ns);
+        let mut found = Vec::new();
+        match FlowCause::from_code(event.cause) {
+            Some(FlowCause::Start) => self.started(&contact, &mut found),
+            cause => self.continued(&event.key, &contact, cause == Some(FlowCause::Closed), &mut found),
+        }
+        self.report(found, event.header.time_ns)
+    }
+
+    /// A flow that the agent took from the table because it was idle.
+    pub fn observe_swept(
+        &mut self,
+        key: &FlowKey,
+        record: &FlowRecord,
+        ends: FlowEnds,
+        now_ns: u64,
+    ) -> Vec<Finding> {
+        // What the flow did happened when it was last heard, not when it was swept.
+        let contact = Contact::new(key, record, ends, record.last_ns());
+        let mut found = Vec::new();
+        self.continued(key, &contact, true, &mut found);
+        self.flows.pop(key);
+        self.report(found, now_ns)
+    }
+
+    /// A device's window as it stands now, merged over the CPUs. Call it for both windows of the record, the older epoch
+    /// first, every second or so: a window is learned and judged when a newer one is seen.
+    pub fn observe_window(&mut self, device: DeviceKey, window: &DeviceWindow, now_ns: u64) -> Vec<Finding> {
+        let mut found: Vec<Finding> = self.rules.window(device, window, now_ns).into_iter().collect();
+        let state = self.devices.get_or_insert_mut(device, || Device::new(&self.config, now_ns));
+        if let Some(ended) = state.next_window(window) {
+            state.last_ns = now_ns;
+            let vector = window_features(&ended);
+            if state.phase == Phase::Learning {
+                state.collect_window(&self.config, &vector);
+            }
+            found.extend(evidence::window(&self.config, &self.fleet, device, state, &vector, now_ns));
+        }
+        self.report(found, now_ns)
+    }
+
+    /// A device claims by ARP an address that another one holds.
+    pub fn observe_arp_claim(&mut self, claim: &ArpClaim, now_ns: u64) -> Vec<Finding> {
+        let found = self.rules.arp_claim(claim, now_ns).into_iter().collect();
+        self.report(found, now_ns)
+    }
+
+    /// What becomes true by waiting; and trains at most one device. Call it every second or so.
+    pub fn tick(&mut self, now_ns: u64) -> Vec<Finding> {
+        let mut found = Vec::new();
+        self.rules.tick(now_ns, &mut found);
+        self.train_one(now_ns);
+        self.report(found, now_ns)
+    }
+
+    /// How far a device's baseline is; `None` for one never seen.
+    pub fn phase(&self, device: DeviceKey) -> Option<Phase> {
+        self.devices.peek(&device).map(|state| state.phase)
+    }
+
+    /// All devices, most recently heard first.
+    pub fn status(&self) -> impl Iterator<Item = DeviceStatus> {
+        self.devices.iter().map(|(device, state)| DeviceStatus {
+            mac: Mac(device.mac),
+            ifindex: device.ifindex,
+            phase: state.phase,
+            flows: state.flow_count(),
+            windows: state.window_count(),
+            since_ns: state.since_ns,
+            ready_ns: state.ready_ns,
+            last_ns: state.last_ns,
+            has_models: state.baseline.is_some(),
+            has_previous: state.previous.is_some(),
+        })
+    }
+
+    /// Lets a device be learned anew; its present baseline can be rolled back to.
+    pub fn relearn(&mut self, device: DeviceKey, now_ns: u64) -> Result<(), LearnError> {
+        let state = self.devices.peek_mut(&device).ok_or(LearnError::Unknown(Mac(device.mac)))?;
+        if state.phase == Phase::Ready {
+            state.previous = Some(Box::new(state.export(device, now_ns)));
+        }
+        state.start_over(&self.config, now_ns);
+        Ok(())
+    }
+
+    /// Puts the baseline from before the last [`Self::relearn`] in force again.
+    pub fn rollback(&mut self, device: DeviceKey, now_ns: u64) -> Result<(), LearnError> {
+        let state = self.devices.peek_mut(&device).ok_or(LearnError::Unknown(Mac(device.mac)))?;
+        let previous = state.previous.take().ok_or(LearnError::NoPrevious(Mac(device.mac)))?;
+        *state = Device::import(&self.config, &previous, now_ns);
+        Ok(())
+    }
+
+    /// A device's baseline, to be stored or carried to another gateway.
+    pub fn export(&self, device: DeviceKey, now_ns: u64) -> Option<BaselineState> {
+        self.devices.peek(&device).map(|state| state.export(device, now_ns))
+    }
+
+    /// Takes over a stored baseline; its models are trained by the next calls of [`Self::tick`].
+    pub fn import(&mut self, state: &BaselineState, now_ns: u64) -> Result<(), LearnError> {
+        state.check()?;
+        let device = DeviceKey::new(state.device.0, state.ifindex);
+        self.devices.put(device, Device::import(&self.config, state, now_ns));
+        Ok(())
+    }
+
+    /// Forgets a device.
+    pub fn forget(&mut self, device: DeviceKey) {
+        self.devices.pop(&device);
+    }
+
+    fn started(&mut self, contact: &Contact<'_>, found: &mut Vec<Finding>) {
+        if !is_host(contact.victim) || self.own.contains(&contact.source) {
+            return;
+        }
+        self.rules.started(contact, found);
+        let Some(device) = contact.ends.initiator else { return };
+        let state = self.devices.get_or_insert_mut(device, || Device::new(&self.config, contact.now_ns));
+        if contact.ends.responder.is_some()
+            || self.own.contains(&contact.victim)
+            || !is_attempt(contact.protocol, contact.record)
+        {
+            return;
+        }
+        self.destinations.started(device, contact);
+        match state.phase {
+            Phase::Learning => _ = state.known.put(contact.victim, ()),
+            Phase::Ready if state.known.get(&contact.victim).is_none() => {
+                found.extend(self.destinations.beacon(self.rules.config(), device, contact, &state.habits));
+            }
+            Phase::Ready => {}
+        }
+    }
+
+    fn continued(&mut self, key: &FlowKey, contact: &Contact<'_>, ended: bool, found: &mut Vec<Finding>) {
+        if !is_host(contact.victim) || self.own.contains(&contact.source) {
+            return;
+        }
+        let (before, ended_before) = self.flows.get(key).copied().unwrap_or_default();
+        let ends_now = ended && !ended_before;
+        self.rules.continued(contact, &before, ends_now, found);
+        self.carried(contact, &before, found);
+        self.flows.put(*key, (Progress::of(contact), ended || ended_before));
+        let Some(device) = contact.ends.initiator else { return };
+        let state = self.devices.get_or_insert_mut(device, || Device::new(&self.config, contact.now_ns));
+        state.last_ns = contact.now_ns;
+        // A flow that ended was judged then; what the sweep finds of it later is the same flow.
+        if ended_before && ended {
+            return;
+        }
+        let vector = flow_features(key, contact.record);
+        if state.phase == Phase::Learning {
+            state.collect_flow(&self.config, &vector);
+        }
+        found.extend(evidence::flow(&self.config, &self.fleet, device, state, &vector, contact.now_ns));
+    }
+
+    /// Bytes between a device and a host outside, whoever began.
+    fn carried(&mut self, contact: &Contact<'_>, before: &Progress, found: &mut Vec<Finding>) {
+        let (device, outside, sent, received) = match (contact.ends.initiator, contact.ends.responder) {
+            (Some(device), None) => {
+                let FlowRecord { out, inward, .. } = contact.record;
+                (
+                    device,
+                    contact.victim,
+                    out.bytes - before.bytes_out.min(out.bytes),
+                    inward.bytes - before.bytes_in.min(inward.bytes),
+                )
+            }
+            (None, Some(device)) => {
+                let FlowRecord { out, inward, .. } = contact.record;
+                (
+                    device,
+                    contact.source,
+                    inward.bytes - before.bytes_in.min(inward.bytes),
+                    out.bytes - before.bytes_out.min(out.bytes),
+                )
+            }
+            _ => return,
+        };
+        if self.own.contains(&outside) {
+            return;
+        }
+        let state = self.devices.get_or_insert_mut(device, || Device::new(&self.config, contact.now_ns));
+        let volume = self.destinations.carried(device, outside, sent, received, contact.now_ns);
+        if state.phase == Phase::Learning {
+            state.known.put(outside, ());
+            state.largest_upload = state.largest_upload.max(volume.0);
+        } else if state.known.get(&outside).is_none() {
+            let config = self.rules.config();
+            found.extend(exfiltration(config, contact, device, outside, volume, state.largest_upload));
+            if contact.ends.initiator.is_some() {
+                found.extend(Destinations::udp_beacon(config, contact, &state.habits));
+            }
+        }
+    }
+
+    /// Trains the device that has waited longest, if any is due.
+    fn train_one(&mut self, now_ns: u64) {
+        let due = self.devices.iter().find_map(|(device, state)| {
+            let untrained = state.phase == Phase::Ready && state.baseline.is_none() && !state.unloaded;
+            (untrained || state.is_due(&self.config, now_ns)).then_some(*device)
+        });
+        let models = self.devices.iter().filter(|(_, state)| state.baseline.is_some()).count();
+        let Some(device) = due else { return };
+        if models >= self.config.max_models as usize {
+            let silent = self
+                .devices
+                .iter()
+                .rev()
+                .find(|(_, state)| state.baseline.is_some())
+                .map(|(device, _)| *device);
+            // A device heard more recently takes the longest silent one's place in memory.
+            if let Some(state) = silent.and_then(|silent| self.devices.peek_mut(&silent)) {
+                state.baseline = None;
+                state.unloaded = true;
+            }
+        }
+        let habits = self.destinations.habits(device);
+        let Some(state) = self.devices.peek_mut(&device) else { return };
+        // Training fails only without samples, and then the device is not due.
+        if state.train(&self.config).is_ok() && state.phase == Phase::Learning {
+            state.phase = Phase::Ready;
+            state.ready_ns = Some(now_ns);
+            state.habits = habits;
+        }
+    }
+
+    /// Drops what was reported already, and what a rule explains; lets a learning device start over.
+    fn report(&mut self, mut found: Vec<Finding>, now_ns: u64) -> Vec<Finding> {
+        if found.is_empty() {
+            return found;
+        }
+        let repeat_ns = u64::from(self.rules.config().repeat_after_s) * SECOND_NS;
+        found.retain(|finding| {
+            let of_rule = finding.rule.is_some();
+            let explained = (finding.subject, "", None);
+            if !of_rule
+                && self
+                    .reported
+                    .peek(&explained)
+                    .is_some_and(|at| now_ns.saturating_sub(*at) < RULE_EXPLAINS_NS)
+            {
+                return false;
+            }
+            let key = (finding.subject, finding.technique.id, finding.rule);
+            let fresh = self.reported.get(&key).is_none_or(|at| now_ns.saturating_sub(*at) >= repeat_ns);
+            if fresh {
+                self.reported.put(key, now_ns);
+                if of_rule {
+                    self.reported.put(explained, now_ns);
+                }
+            }
+            fresh
+        });
+        for finding in &found {
+            if let (Subject::Device(device), Some(_)) = (finding.subject, finding.rule)
+                && let Some(state) = self.devices.peek_mut(&device)
+                && state.phase == Phase::Learning
+            {
+                state.start_over(&self.config, now_ns);
+            }
+        }
+        found
+    }
+}

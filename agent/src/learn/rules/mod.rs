@@ -1,0 +1,227 @@
+//! Behaviour rules: what is an attack whoever does it, told from flow events by counting.
+//!
+//! Every tracker is bounded: whatever a sender makes up, the least recently seen entry gives way. Rules look at who began
+//! a conversation and whether it came about; they never look at a baseline. Broadcast and multicast are nobody's attack.
+
+mod arp;
+mod brute;
+mod flood;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod tries;
+
+use std::net::IpAddr;
+
+pub use arp::ArpClaim;
+use tidegate_common::{
+    device::{DeviceKey, DeviceWindow},
+    flow::{FlowRecord, progress},
+    parse::{proto, tcp_flag},
+};
+
+use super::{config::RuleConfig, contact::Contact, finding::Finding, technique::Technique};
+use crate::learn::Subject;
+
+pub(super) const SECOND_NS: u64 = 1_000_000_000;
+pub(super) const MILLI_NS: u64 = 1_000_000;
+
+/// All rules with their trackers.
+pub(super) struct Rules {
+    config: RuleConfig,
+    scans: scan::Scans,
+    floods: flood::Floods,
+    brute: brute::BruteForce,
+    arp: arp::ArpSpoofing,
+}
+
+/// How a conversation came out, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The other end took part.
+    Answered,
+    /// The other end refused.
+    Refused,
+    /// Nothing is known yet, or nobody answered.
+    Open,
+}
+
+/// The outcome that a record shows.
+pub(super) fn outcome(protocol: u8, record: &FlowRecord) -> Outcome {
+    match protocol {
+        proto::TCP if record.progress & progress::ESTABLISHED != 0 => Outcome::Answered,
+        // A connection whose beginning nobody saw is one if both ends talk in it.
+        proto::TCP if record.progress & progress::SYN == 0 && record.inward.payload_bytes > 0 => {
+            Outcome::Answered
+        }
+        proto::TCP if record.progress & progress::RESET != 0 => Outcome::Refused,
+        proto::TCP => Outcome::Open,
+        _ if record.inward.packets > 0 => Outcome::Answered,
+        _ => Outcome::Open,
+    }
+}
+
+/// Whether the first packet tries to find something out or to begin something, rather than continue what nobody saw begin.
+pub(super) const fn is_attempt(protocol: u8, record: &FlowRecord) -> bool {
+    match protocol {
+        // SYN, and the NULL, FIN and XMAS probes; ACK and RST belong to a conversation.
+        proto::TCP => record.out.packets > 0 && record.out.tcp_flags & (tcp_flag::ACK | tcp_flag::RST) == 0,
+        proto::ICMP => record.icmp_type == 8,
+        proto::ICMPV6 => record.icmp_type == 128,
+        _ => record.out.packets > 0,
+    }
+}
+
+/// A new finding of a rule.
+pub(super) fn finding(
+    contact: &Contact<'_>,
+    technique: Technique,
+    rule: &'static str,
+    score: f64,
+    first_ns: u64,
+    detail: String,
+) -> Finding {
+    Finding {
+        subject: contact.subject,
+        victim: Some(contact.victim),
+        technique,
+        rule: Some(rule),
+        score,
+        // Rules are not calibrated: how far a rule's confidence lets normal traffic through is an estimate.
+        p_value: (1.0 - score).powi(4),
+        first_ns,
+        at_ns: contact.now_ns,
+        detail,
+        notes: Vec::new(),
+    }
+}
+
+/// `7 s` or `0.3 s`.
+pub(super) fn seconds(from_ns: u64, to_ns: u64) -> String {
+    let tenths = to_ns.saturating_sub(from_ns).div_ceil(SECOND_NS / 10).max(1);
+    if tenths.is_multiple_of(10) {
+        format!("{} s", tenths / 10)
+    } else {
+        format!("{}.{} s", tenths / 10, tenths % 10)
+    }
+}
+
+impl Rules {
+    pub(super) fn new(config: RuleConfig) -> Self {
+        Self {
+            scans: scan::Scans::new(),
+            floods: flood::Floods::new(),
+            brute: brute::BruteForce::new(),
+            arp: arp::ArpSpoofing::new(),
+            config,
+        }
+    }
+
+    pub(super) const fn config(&self) -> &RuleConfig {
+        &self.config
+    }
+
+    pub(super) fn set_config(&mut self, config: RuleConfig) {
+        self.config = config;
+    }
+
+    /// A flow's first packet.
+    pub(super) fn started(&mut self, contact: &Contact<'_>, found: &mut Vec<Finding>) {
+        if is_attempt(contact.protocol, contact.record) {
+            self.scans.attempt(&self.config, contact, found);
+        }
+        if contact.record.out.packets > 0 {
+            self.floods.started(&self.config, contact, found);
+        }
+    }
+
+    /// A flow as it stands later; `before` is what it was when it was last looked at.
+    pub(super) fn continued(
+        &mut self,
+        contact: &Contact<'_>,
+        before: &Progress,
+        ended: bool,
+        found: &mut Vec<Finding>,
+    ) {
+        let outcome = outcome(contact.protocol, contact.record);
+        if outcome != Outcome::Open {
+            self.scans.outcome(&self.config, contact, outcome, found);
+        }
+        if outcome == Outcome::Answered && !before.answered {
+            self.floods.completed(contact);
+        }
+        self.floods.continued(&self.config, contact, before, found);
+        if ended && outcome == Outcome::Answered {
+            self.brute.ended(&self.config, contact, found);
+        }
+    }
+
+    /// A device's window, whole or growing.
+    pub(super) fn window(
+        &mut self,
+        device: DeviceKey,
+        window: &DeviceWindow,
+        now_ns: u64,
+    ) -> Option<Finding> {
+        scan::arp_sweep(&self.config, device, window, now_ns)
+    }
+
+    /// A device claims an address that another one holds.
+    pub(super) fn arp_claim(&mut self, claim: &ArpClaim, now_ns: u64) -> Option<Finding> {
+        self.arp.claim(&self.config, claim, now_ns)
+    }
+
+    /// What becomes true by waiting.
+    pub(super) fn tick(&mut self, now_ns: u64, found: &mut Vec<Finding>) {
+        self.scans.tick(&self.config, now_ns, found);
+        self.floods.expire(now_ns);
+        self.brute.expire(now_ns);
+    }
+}
+
+/// Counters of a flow when it was last looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub(super) packets_out: u64,
+    pub(super) packets_in: u64,
+    pub(super) bytes_out: u64,
+    pub(super) bytes_in: u64,
+    pub(super) at_ns: u64,
+    pub(super) answered: bool,
+}
+
+impl Progress {
+    pub(super) fn of(contact: &Contact<'_>) -> Self {
+        let FlowRecord { out, inward, .. } = contact.record;
+        Self {
+            packets_out: out.packets,
+            packets_in: inward.packets,
+            bytes_out: out.bytes,
+            bytes_in: inward.bytes,
+            at_ns: contact.record.last_ns(),
+            answered: outcome(contact.protocol, contact.record) == Outcome::Answered,
+        }
+    }
+}
+
+/// The technique of finding out what is there, from outside or from inside.
+pub(super) const fn discovery(subject: &Subject) -> Technique {
+    match subject {
+        Subject::Remote(_) => Technique::ACTIVE_SCANNING,
+        Subject::Device(_) => Technique::NETWORK_SERVICE_DISCOVERY,
+    }
+}
+
+/// Services of which one client honestly asks many hosts or often, each time from a new port, over UDP.
+pub(super) const fn is_chatty(protocol: u8, port: u16) -> bool {
+    protocol == proto::UDP
+        && matches!(port, 53 | 67 | 68 | 123 | 443 | 853 | 1900 | 3478..=3481 | 5353 | 5355 | 19302..=19309)
+}
+
+/// Whether an address is one host's.
+pub(super) fn is_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !(v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified()),
+        IpAddr::V6(v6) => !(v6.is_multicast() || v6.is_unspecified()),
+    }
+}

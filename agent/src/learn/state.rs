@@ -1,0 +1,96 @@
+//! A baseline as it is stored, exported and imported: the samples, not the trees, because the seed grows the same trees again.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use tidegate_common::feature::{FEATURE_VERSION, FEATURES, FeatureVector};
+
+use super::destinations::Habit;
+use crate::identity::Mac;
+
+/// Version of the stored form.
+pub const STATE_VERSION: u32 = 1;
+/// Samples and hosts a stored baseline may hold at most, each.
+const MAX_ENTRIES: usize = 16_384;
+
+/// Everything learned about one device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BaselineState {
+    /// [`STATE_VERSION`].
+    pub version: u32,
+    /// Meaning of the features, see `tidegate_common::feature`.
+    pub feature_version: u32,
+    /// The device.
+    pub device: Mac,
+    /// The interface it is behind.
+    pub ifindex: u32,
+    /// Whether learning had ended.
+    pub ready: bool,
+    /// How long traffic was collected, in seconds.
+    pub collected_s: u64,
+    /// Flow samples.
+    pub flows: Vec<FeatureVector>,
+    /// Window samples.
+    pub windows: Vec<FeatureVector>,
+    /// Hosts it talked to.
+    pub known: Vec<IpAddr>,
+    /// Its regular contacts.
+    pub habits: Vec<Habit>,
+    /// Most bytes sent to one host within an hour.
+    pub largest_upload: u64,
+}
+
+/// A stored baseline cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StateError {
+    /// Another version.
+    #[error(
+        "baseline of {device} has version {version} and features {features}: this program reads {STATE_VERSION} and {FEATURE_VERSION}; let the device be learned again"
+    )]
+    Version {
+        /// Device.
+        device: Mac,
+        /// Version found.
+        version: u32,
+        /// Feature version found.
+        features: u32,
+    },
+    /// Not a device's address.
+    #[error("baseline of {0}: no device can have this hardware address")]
+    Device(Mac),
+    /// Too large.
+    #[error("baseline of {0} holds more than {MAX_ENTRIES} samples or hosts")]
+    TooLarge(Mac),
+    /// Marked ready without samples.
+    #[error("baseline of {0} is marked ready but holds no flows")]
+    Empty(Mac),
+}
+
+impl BaselineState {
+    /// Checks a baseline that came from outside.
+    pub fn check(&self) -> Result<(), StateError> {
+        let device = self.device;
+        if (self.version, self.feature_version) != (STATE_VERSION, FEATURE_VERSION) {
+            return Err(StateError::Version {
+                device,
+                version: self.version,
+                features: self.feature_version,
+            });
+        }
+        if !device.is_device() {
+            return Err(StateError::Device(device));
+        }
+        if [self.flows.len(), self.windows.len(), self.known.len(), self.habits.len()]
+            .iter()
+            .any(|n| *n > MAX_ENTRIES)
+        {
+            return Err(StateError::TooLarge(device));
+        }
+        if self.ready && self.flows.is_empty() {
+            return Err(StateError::Empty(device));
+        }
+        Ok(())
+    }
+}
+
+const _: () = assert!(FEATURES == 16, "a change of the vector is a change of STATE_VERSION");
