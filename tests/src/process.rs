@@ -1,25 +1,29 @@
-//! Programs that end with their owner.
+//! Programs that end with their owner, and the programs they started with them.
+//!
+//! Each is a process group of its own, so that Ctrl-C reaches the lab alone, which then ends them in order.
 
 use std::{
     fs::File,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
-
-use crate::wait_for;
 
 /// A running program.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
     log: PathBuf,
+    /// Its group is gone, and the number may belong to someone else.
+    ended: bool,
 }
 
 impl Process {
@@ -35,9 +39,10 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(file)
             .stderr(errors)
+            .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {command:?}"))?;
-        Ok(Self { child, log: log.to_owned() })
+        Ok(Self { child, log: log.to_owned(), ended: false })
     }
 
     /// Its process id.
@@ -65,23 +70,27 @@ impl Process {
     pub fn stop(&mut self) {
         if self.is_running() {
             self.signal(Signal::SIGTERM);
-            if wait_for(Duration::from_secs(5), || (!self.is_running()).then_some(())).is_none() {
-                self.kill();
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while self.is_running() && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(10));
             }
         }
+        self.kill();
     }
 
-    /// Ends it at once, without a chance to tidy up.
+    /// Ends it and all it started at once, without a chance to tidy up.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if !self.ended {
+            // A shell that ended may have left others of its group.
+            let _ = killpg(Pid::from_raw(self.child.id() as i32), Signal::SIGKILL);
+            let _ = self.child.wait();
+            self.ended = true;
+        }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.is_running() {
-            self.kill();
-        }
+        self.kill();
     }
 }

@@ -132,6 +132,8 @@ impl Topology {
         ] {
             self.gateway.sysctl(key, value)?;
         }
+        // Whoever spoofs ARP to listen passes on what he hears, or the victim would notice at once.
+        self.device("visitor")?.netns.sysctl("ipv4/ip_forward", "1")?;
         let (gateway, attacker) = (self.gateway.name(), self.attacker.name());
         let mut internet = vec![
             "link add wan type bridge".to_owned(),
