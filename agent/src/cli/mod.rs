@@ -6,6 +6,7 @@ mod allow;
 mod blocks;
 mod config;
 mod devices;
+mod doctor;
 mod error;
 mod events;
 mod incidents;
@@ -16,6 +17,7 @@ pub mod replay;
 mod run;
 mod shell;
 mod status;
+mod support;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -68,6 +70,7 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Status(status::Args),
+    Doctor(doctor::Args),
     Events(events::Args),
     #[command(subcommand)]
     Devices(devices::Command),
@@ -83,6 +86,8 @@ enum Command {
     Replay(replay::Args),
     #[command(subcommand)]
     Config(config::Command),
+    #[command(subcommand)]
+    Support(support::Command),
     Completions(shell::Completions),
     Man(shell::Man),
 }
@@ -112,6 +117,8 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
     let client = || Client::new(socket.clone().unwrap_or_else(default_socket));
     match cli.command {
         Command::Run(args) => run::run(&args, socket),
+        Command::Doctor(args) => doctor::run(&args, output),
+        Command::Support(command) => asking(support::run(&command, &client())),
         Command::Replay(args) => replay::run(&args).map(|()| Exit::Ok).map_err(CliError::from),
         Command::Config(command) => config::run(&command, output, &client()),
         Command::Completions(args) => shell::completions(&args, &mut Cli::command()),

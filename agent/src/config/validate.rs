@@ -266,10 +266,11 @@ mod tests {
         assert_eq!(keys(|c| c.kernel.ring_bytes = 100_000), ["kernel.ring_bytes"]);
         assert_eq!(keys(|c| c.enforcement.max_ttl = Period::seconds(2)), ["enforcement.max_ttl"]);
         assert_eq!(
-            keys(|c| c.enforcement.confirm_window = Period::seconds(11)),
+            keys(|c| c.enforcement.confirm_window = Period::seconds(61)),
             ["enforcement.confirm_window"]
         );
-        assert!(keys(|c| c.enforcement.confirm_window = Period::default()).is_empty());
+        assert_eq!(keys(|c| c.enforcement.escalation = vec![2, 1]), ["enforcement.escalation"]);
+        assert_eq!(keys(|c| c.response.min_confidence = f64::NAN), ["response.min_confidence"]);
         assert_eq!(keys(|c| c.metrics.listen = Listen::At(([0, 0, 0, 0], 9469).into())), ["metrics.listen"]);
         assert_eq!(keys(|c| c.reachability.dns_name = "a b".to_owned()), ["reachability.dns_name"]);
     }
