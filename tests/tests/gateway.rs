@@ -1,0 +1,129 @@
+//! The agent on its gateway: readiness, memory, who is who, the account of packets, reload, and a whole attack.
+
+#![allow(clippy::unwrap_used, reason = "a test may stop at once")]
+
+mod common;
+
+use std::{fs, thread, time::Duration};
+
+use common::{SOON, drip, guarded};
+use tidegate_tests::{
+    device::Devices,
+    lab::{self, Options},
+    topology::{ATTACKER, CLOUD},
+    wait_for,
+};
+
+/// Resident memory in KiB.
+fn resident_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn it_is_ready_soon_and_small() {
+    let Some(net) = guarded("gateway::it_is_ready_soon_and_small", |_| {}) else { return };
+    // The goal is a second on an idle machine with an optimised build; tests run beside each other, without optimisation.
+    assert!(net.agent.ready_after < Duration::from_secs(5), "{:?}", net.agent.ready_after);
+    let kib = resident_kib(net.agent.pid());
+    assert!(kib < 64 * 1_024, "{kib} KiB resident");
+    let status = net.tidegate(&["status"]);
+    let interfaces = status["interfaces"].as_array().unwrap();
+    assert_eq!(interfaces.len(), net.topology.devices.len());
+    assert!(
+        interfaces.iter().all(|interface| interface["xdp"] == "driver"),
+        "veth has native XDP: {interfaces:?}"
+    );
+}
+
+#[test]
+fn devices_are_known_by_address_and_name() {
+    let Some(net) = guarded("gateway::devices_are_known_by_address_and_name", |_| {}) else { return };
+    let _devices = Devices::start(&net.topology).unwrap();
+    let camera = net.device("camera");
+    let known = wait_for(SOON, || {
+        let devices = net.agent.list(&["devices", "list"], "devices").ok()?;
+        let device = devices.into_iter().find(|device| device["mac"] == camera.mac)?;
+        let addresses = device["addresses"].as_array()?;
+        let has_address = addresses.iter().any(|address| *address == camera.address.to_string());
+        (has_address && device["name"] == "camera").then_some(device)
+    });
+    let device = known.unwrap_or_else(|| panic!("{:?}", net.agent.list(&["devices", "list"], "devices")));
+    assert_eq!(device["interface"], camera.port.as_str());
+    assert_eq!(device["randomised"], false);
+    assert_eq!(net.tidegate(&["devices", "show", "camera"])["mac"], camera.mac);
+}
+
+#[test]
+fn every_packet_is_accounted_for() {
+    let Some(net) = guarded("gateway::every_packet_is_accounted_for", |_| {}) else { return };
+    let devices = Devices::start(&net.topology).unwrap();
+    net.tidegate(&["blocks", "add", &ATTACKER.to_string(), "--ttl", "10m"]);
+    let camera = net.device("camera").address;
+    drip(&net.topology.attacker, camera, Duration::from_millis(1), Duration::from_secs(2));
+    drip(&net.topology.attacker, camera, Duration::from_millis(1), Duration::from_secs(1));
+    drop(devices);
+    // Packets on their way while the tables are read belong to neither side of the account.
+    let exact = wait_for(SOON, || (net.tidegate(&["status"])["unaccounted"] == 0).then_some(()));
+    assert!(exact.is_some(), "{}", net.tidegate(&["status"]));
+}
+
+#[test]
+fn a_reload_changes_settings_and_loses_nothing() {
+    let Some(net) = guarded("gateway::a_reload_changes_settings_and_loses_nothing", |_| {}) else { return };
+    let camera = net.device("camera").address;
+    net.tidegate(&["blocks", "add", &ATTACKER.to_string(), "--ttl", "10m"]);
+    let config = net.topology.directory().join("tidegate.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("mode = \"enforce\"", "mode = \"monitor\"")).unwrap();
+    let pid = net.agent.pid();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGHUP).unwrap();
+    let reloaded = wait_for(SOON, || (net.tidegate(&["status"])["mode"] == "monitor").then_some(()));
+    assert!(reloaded.is_some(), "{}", net.tidegate(&["status"]));
+    assert!(net.reaches(&net.topology.attacker, camera), "monitor mode drops nothing");
+    fs::write(&config, text).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGHUP).unwrap();
+    let back = wait_for(SOON, || (net.tidegate(&["status"])["mode"] == "enforce").then_some(()));
+    assert!(back.is_some(), "{}", net.tidegate(&["status"]));
+    assert!(net.is_cut(&net.topology.attacker, camera), "the block outlived both reloads");
+    assert_eq!(net.tidegate(&["status"])["pid"], pid);
+}
+
+#[test]
+fn a_broken_configuration_is_refused_on_reload_and_the_old_one_stays() {
+    let name = "gateway::a_broken_configuration_is_refused_on_reload_and_the_old_one_stays";
+    let Some(mut net) = guarded(name, |_| {}) else { return };
+    net.tidegate(&["blocks", "add", &ATTACKER.to_string(), "--ttl", "10m"]);
+    fs::write(net.topology.directory().join("tidegate.toml"), "[gateway]\nmode = \"sometimes\"\n").unwrap();
+    let pid = nix::unistd::Pid::from_raw(net.agent.pid() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(net.tidegate(&["status"])["mode"], "enforce");
+    assert!(net.is_cut(&net.topology.attacker, net.device("camera").address));
+    assert!(net.reaches(&net.device("camera").netns, CLOUD));
+    net.agent.kill();
+    assert!(net.agent.restart(&net.topology).is_err(), "and a start with it is refused");
+}
+
+#[test]
+fn a_scan_from_outside_is_detected_and_shut_out() {
+    let name = "gateway::a_scan_from_outside_is_detected_and_shut_out";
+    if !tidegate_tests::is_root() {
+        tidegate_tests::skipped(name, "needs root for network namespaces and kernel programs");
+        return;
+    }
+    let Some(binary) = tidegate_tests::agent::built() else {
+        tidegate_tests::skipped(name, "the agent is not built; `cargo xtask test` builds it first");
+        return;
+    };
+    let _alone = tidegate_tests::alone().unwrap();
+    let options = Options {
+        binary,
+        scenarios: vec!["vertical-scan".to_owned()],
+        warm_up: Duration::from_secs(3),
+        quiet: Duration::ZERO,
+    };
+    let report = lab::run(&options, &mut |progress| eprintln!("{progress:?}")).unwrap();
+    assert!(report.is_good(), "{report:?}");
+}
