@@ -300,7 +300,9 @@ impl FlowRecord {
             milestone.reset = packet.tcp_flags & tcp_flag::RST != 0;
         }
         let reached = total + u64::from(packet.segments);
-        milestone.checkpoint = reached & (reached - 1) == 0 && reached & CHECKPOINTS != 0;
+        #[allow(clippy::manual_is_power_of_two, reason = "there is no instruction that counts bits")]
+        let is_power_of_two = reached & (reached - 1) == 0;
+        milestone.checkpoint = is_power_of_two && reached & CHECKPOINTS != 0;
         Some(milestone)
     }
 }

@@ -93,5 +93,5 @@ pub const LAYOUT_HASH: u64 = {
 const _: () = {
     assert!(size_of::<FlowKey>() == 48);
     assert!(size_of::<Verdict>() == 72);
-    assert!(size_of::<FlowEvent>() % 8 == 0 && size_of::<SampleEvent>() % 8 == 0);
+    assert!(size_of::<FlowEvent>().is_multiple_of(8) && size_of::<SampleEvent>().is_multiple_of(8));
 };
