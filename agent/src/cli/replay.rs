@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use crate::replay::{self, engine::HostEngine};
+use crate::replay::{self, engine::HostEngine, kernel::KernelEngine};
 
 /// Replay captures through the same accounting that guards live traffic.
 ///
@@ -32,14 +32,17 @@ pub struct Args {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum EngineKind {
-    /// In this process.
+    /// In this process, millions of packets a second.
     Host,
+    /// Every packet through the kernel programs that guard live traffic.
+    Kernel,
 }
 
 /// Runs the command. Nothing reaches standard output before every file was read.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let (report, cut_off) = match args.engine {
         EngineKind::Host => replay::replay(&args.files, HostEngine::default())?,
+        EngineKind::Kernel => replay::replay(&args.files, KernelEngine::new()?)?,
     };
     for cut in cut_off {
         eprintln!(

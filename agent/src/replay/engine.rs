@@ -13,6 +13,8 @@ use tidegate_common::{
     parse::{Frame, Header, parse},
 };
 
+use crate::datapath::DatapathError;
+
 /// Flows an engine keeps; packets of further flows are counted as folded.
 pub const FLOW_CAPACITY: usize = 1 << 20;
 
@@ -23,8 +25,8 @@ pub const POINT: ObservationPoint = ObservationPoint::ingress(1);
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The kernel refused a program, a table or a packet.
-    #[error("the kernel engine failed: {0}")]
-    Kernel(String),
+    #[error(transparent)]
+    Kernel(#[from] DatapathError),
 }
 
 /// Everything an engine measured.

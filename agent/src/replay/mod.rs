@@ -6,6 +6,7 @@
 
 pub mod capture;
 pub mod engine;
+pub mod kernel;
 pub mod report;
 
 use std::{
