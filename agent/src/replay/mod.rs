@@ -21,12 +21,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use report::Report;
 use tidegate_common::parse::{UNPARSED_REASONS, Unparsed};
 
-/// Shortest frame an engine is given: an Ethernet header, the least that `BPF_PROG_TEST_RUN` takes.
-const MIN_FRAME: usize = 14;
-
-/// Longest frame `BPF_PROG_TEST_RUN` takes for XDP: one page less 256 bytes of headroom and 320 of tailroom, and 17 more
-/// pages (`bpf_prog_test_run_xdp` in net/bpf/test_run.c, `MAX_SKB_FRAGS` 17, pages of 4 KiB; measured on 6.18).
-const MAX_FRAME: usize = 4_096 - 256 - 320 + 17 * 4_096;
+use crate::datapath::{MAX_TEST_FRAME, MIN_TEST_FRAME};
 
 /// Why a replay failed.
 #[derive(Debug, thiserror::Error)]
@@ -121,9 +116,9 @@ impl<E: Engine> Replay<E> {
         self.packets += 1;
         let refused = if captured.link != LINK_ETHERNET {
             Unparsed::UnsupportedLink
-        } else if captured.frame.len() < MIN_FRAME {
+        } else if captured.frame.len() < MIN_TEST_FRAME {
             Unparsed::FrameTooShort
-        } else if captured.frame.len() > MAX_FRAME {
+        } else if captured.frame.len() > MAX_TEST_FRAME {
             Unparsed::FrameTooLong
         } else {
             return self.engine.push(captured.time_ns, captured.frame);
