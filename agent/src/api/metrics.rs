@@ -215,7 +215,7 @@ fn kernel_help(name: &str) -> &'static str {
         "folded" => "Packets of flows without room, counted in their device alone",
         "repeated" => "Packets already counted at another guarded port",
         "would_drop" => "Packets that monitor mode let pass although a verdict asked to drop them",
-        "spared" => "Packets that passed because of a never-block entry",
+        "never_blocked" => "Packets that passed because of a never-block entry",
         "events_lost" => "Events for which the ring buffer had no room",
         _ if name.starts_with("dropped") => "Packets dropped, by the table that asked for it",
         _ => "Counter of the kernel programs",
