@@ -70,7 +70,10 @@ pub const FLOW_FEATURES: [Feature; FEATURES] = [
 #[inline(always)]
 pub const fn log2_q8(value: u64) -> u32 {
     let shifted = value.saturating_add(1);
-    #[allow(clippy::manual_ilog2, reason = "`ilog2` panics at zero, which the kernel's compiler cannot always rule out")]
+    #[allow(
+        clippy::manual_ilog2,
+        reason = "`ilog2` panics at zero, which the kernel's compiler cannot always rule out"
+    )]
     let exponent = 63 - shifted.leading_zeros();
     // The leading one is at bit 63 after the shift; the next eight bits are the mantissa.
     let mantissa = (shifted << (63 - exponent) >> 55) as u32 & 0xff;
