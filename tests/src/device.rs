@@ -78,8 +78,8 @@ impl Devices {
         for place in &topology.devices {
             place.netns.enter(|| lease(place)).with_context(|| format!("{} got no address", place.name))?;
             threads.serve(&place.netns, 8080, web)?;
-            if matches!(place.name, "camera" | "recorder") {
-                threads.serve(&place.netns, 23, login)?;
+            if place.name == "camera" {
+                threads.serve(&place.netns, 21, login)?;
             }
             let service = Arc::new(Service::default());
             services.push((place.name, Arc::clone(&service)));

@@ -245,18 +245,27 @@ fn beacon(mut client: TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A login prompt that nobody passes, as telnetd shows it.
+/// A camera's FTP server (RFC 959) that nobody passes, and that hangs up after three wrong passwords.
 pub(crate) fn login(client: TcpStream) -> std::io::Result<()> {
+    client.set_nodelay(true)?;
     let mut reader = BufReader::new(client);
-    for _ in 0..3 {
-        for prompt in ["login: ", "Password: "] {
-            reader.get_mut().write_all(prompt.as_bytes())?;
-            let mut typed = Vec::new();
-            if reader.by_ref().take(1_024).read_until(b'\n', &mut typed)? == 0 {
-                return Ok(());
-            }
+    reader.get_mut().write_all(b"220 camera ready\r\n")?;
+    let mut wrong = 0;
+    while wrong < 3 {
+        let mut line = String::new();
+        if reader.by_ref().take(1_024).read_line(&mut line)? == 0 {
+            break;
         }
-        reader.get_mut().write_all(b"\r\nLogin incorrect\r\n")?;
+        let answer = match line.split_whitespace().next() {
+            Some("USER") => "331 password please\r\n",
+            Some("PASS") => {
+                wrong += 1;
+                "530 wrong\r\n"
+            }
+            Some("QUIT") => break,
+            _ => "502 unknown\r\n",
+        };
+        reader.get_mut().write_all(answer.as_bytes())?;
     }
     Ok(())
 }
