@@ -64,21 +64,14 @@ pub struct Replay<E> {
 }
 
 /// Either kind of failure while frames flow.
-enum Failure {
-    Capture(CaptureError),
-    Engine(EngineError),
-}
-
-impl From<CaptureError> for Failure {
-    fn from(error: CaptureError) -> Self {
-        Self::Capture(error)
-    }
-}
-
-impl From<EngineError> for Failure {
-    fn from(error: EngineError) -> Self {
-        Self::Engine(error)
-    }
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The capture was refused.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// The engine gave up.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
 }
 
 impl<E: Engine> Replay<E> {
@@ -98,15 +91,16 @@ impl<E: Engine> Replay<E> {
                 }
             })
             .map_err(|cause| ReplayError::Open { path: path.to_owned(), cause })?;
-        match self.input(progress.wrap_read(file)) {
+        match self.stream(progress.wrap_read(file)) {
             Ok(End::Complete) => Ok(None),
             Ok(End::CutOff(at)) => Ok(Some(CutOff { path: path.to_owned(), at })),
-            Err(Failure::Capture(cause)) => Err(ReplayError::Capture { path: path.to_owned(), cause }),
-            Err(Failure::Engine(error)) => Err(error.into()),
+            Err(StreamError::Capture(cause)) => Err(ReplayError::Capture { path: path.to_owned(), cause }),
+            Err(StreamError::Engine(error)) => Err(error.into()),
         }
     }
 
-    fn input(&mut self, input: impl Read) -> Result<End, Failure> {
+    /// Replays one capture after those before it; how it ended.
+    pub fn stream(&mut self, input: impl Read) -> Result<End, StreamError> {
         capture::read(input, |captured| Ok(self.push(captured)?))
     }
 
@@ -153,3 +147,6 @@ pub fn replay<E: Engine>(files: &[PathBuf], engine: E) -> Result<(Report, Vec<Cu
     progress.finish_and_clear();
     Ok((replay.finish()?, cut_off))
 }
+
+#[cfg(test)]
+mod tests;
