@@ -20,7 +20,7 @@ use super::{
     never_block::{self, NeverBlock},
     order::{self, Shape},
     pace::{HoldCause, Pace},
-    record::{AllowEntry, Author, EnforceError, Enforcement, Notice, Now, Order, Refusal, Report, State},
+    record::{Author, EnforceError, Enforcement, Notice, Now, Order, Refusal, Report, State},
     settings::Settings,
     target::{TableError, Target, VerdictTable},
 };
@@ -115,16 +115,6 @@ impl<T: VerdictTable> Enforcer<T> {
         self.live.get(target).map(|live| &live.record)
     }
 
-    /// The never-block list.
-    pub fn allowed(&self) -> Vec<AllowEntry> {
-        self.never_block.iter().cloned().collect()
-    }
-
-    /// The never-block entry that forbids a verdict on `target`, if any.
-    pub fn protector(&self, target: &Target) -> Option<&AllowEntry> {
-        self.never_block.protector(target)
-    }
-
     /// What happened since the start.
     pub const fn tally(&self) -> &Tally {
         &self.tally
@@ -160,7 +150,8 @@ impl<T: VerdictTable> Enforcer<T> {
             (order.ttl, 0)
         };
 
-        let state = if automatic && cuts { State::Pending } else { State::Active };
+        let on_trial = automatic && cuts && self.settings.confirm_s > 0;
+        let state = if on_trial { State::Pending } else { State::Active };
         let id = self.ids.next(now.wall);
         let rate_pps = order.rate_pps.unwrap_or(self.settings.rate_pps);
         let record = order::record(
@@ -201,6 +192,8 @@ impl<T: VerdictTable> Enforcer<T> {
             self.pace.strike(target, strikes, expires_ns, &self.settings, now.kernel_ns);
             if cuts {
                 self.pace.count(&target, now.kernel_ns);
+            }
+            if on_trial {
                 self.trials.begin(target, now.kernel_ns);
             }
         } else {
@@ -353,8 +346,9 @@ impl<T: VerdictTable> Enforcer<T> {
 
     /// The entry that `target` should have.
     pub(super) fn wanted(&self, target: &Target) -> Option<Verdict> {
-        if let Some(entry) = self.never_block.get(target) {
-            return Some(never_block::verdict(entry.roles));
+        let roles = self.never_block.roles(target);
+        if roles != 0 {
+            return Some(never_block::verdict(roles));
         }
         self.live.get(target).map(|live| live.verdict).or_else(|| self.fed.verdict(target))
     }

@@ -1,7 +1,5 @@
 //! Changes to the never-block list, and the end of the verdicts they make void.
 
-use std::net::IpAddr;
-
 use super::{
     enforcer::Enforcer,
     record::{AllowEntry, Author, EnforceError, Notice, Now, Refusal, Report, State},
@@ -9,18 +7,24 @@ use super::{
 };
 
 impl<T: VerdictTable> Enforcer<T> {
-    /// Makes `target` never-block. What is in force on it, inside it or on one of its `aliases` (the host's other names) ends.
+    /// Makes `target` never-block, with `roles` (bits of `common::verdict::role`). What is in force on it, inside it or on one of
+    /// its `aliases` (the host's other names) ends. The entry returned is the one to store.
     pub fn allow(
         &mut self,
         target: Target,
+        roles: u16,
         aliases: &[Target],
         who: &str,
         note: &str,
         now: Now,
     ) -> Result<(AllowEntry, Report), EnforceError> {
         let target = target.canonical();
+        if roles == 0 {
+            return Err(Refusal::Invalid { target, cause: "a never-block entry needs a role" }.into());
+        }
         let author = Author::Operator(who.to_owned());
-        let entry = self.never_block.allow(target, author, note.to_owned(), now.wall);
+        let entry = AllowEntry { target, roles, author, note: note.to_owned(), since: now.wall };
+        self.never_block.allow(entry.clone());
         self.pace.forgive(&target);
         let report = self.suppress(&[target], aliases, now)?;
         Ok((entry, report))
@@ -34,10 +38,21 @@ impl<T: VerdictTable> Enforcer<T> {
         Ok(entry)
     }
 
-    /// Gives exactly these addresses the roles the gateway itself depends on (bits of `common::verdict::role`).
-    pub fn set_system(&mut self, roles: &[(IpAddr, u16)], now: Now) -> Result<Report, EnforceError> {
-        let changed = self.never_block.set_system(roles, now.wall);
+    /// Makes exactly these targets the agent's own never-block entries, with role bits: what the configuration lists and what
+    /// the gateway itself depends on. Operators' entries are not touched.
+    pub fn set_system(&mut self, wanted: &[(Target, u16)], now: Now) -> Result<Report, EnforceError> {
+        let changed = self.never_block.set_system(wanted, now.wall);
         self.suppress(&changed, &[], now)
+    }
+
+    /// The never-block list. A target has two entries when both an operator and the agent ([`Author::System`]) listed it.
+    pub fn allowed(&self) -> Vec<AllowEntry> {
+        self.never_block.rows()
+    }
+
+    /// The never-block entries that forbid a verdict on `target`; empty when it may be enforced.
+    pub fn protectors(&self, target: &Target) -> Vec<AllowEntry> {
+        self.never_block.rows_about(&target.canonical())
     }
 
     /// Settles `entries` of the never-block list and ends the verdicts that are void now.

@@ -18,103 +18,124 @@ use super::{
     target::Target,
 };
 
-/// Roles the agent manages itself.
-const SYSTEM: u16 = role::GATEWAY | role::DHCP | role::DNS | role::NTP | role::CLOUD;
+/// Roles that mean the gateway or its devices depend on the address.
+const NEEDED: u16 = role::GATEWAY | role::DHCP | role::DNS | role::NTP | role::CLOUD;
+
+/// What protects one target. An operator's entry and the agent's own are kept apart: either may go while the other stays.
+#[derive(Debug, Default)]
+struct Item {
+    by_operator: Option<AllowEntry>,
+    by_system: Option<AllowEntry>,
+}
+
+impl Item {
+    fn rows(&self) -> impl Iterator<Item = &AllowEntry> {
+        self.by_operator.iter().chain(&self.by_system)
+    }
+
+    fn roles(&self) -> u16 {
+        self.rows().fold(0, |roles, entry| roles | entry.roles)
+    }
+}
 
 /// The list.
 #[derive(Debug, Default)]
 pub(super) struct NeverBlock {
-    /// Ordered, so that everything inside a prefix is one range.
-    entries: BTreeMap<Target, AllowEntry>,
-    /// How many prefix entries there are of each length, so that a lookup tries only lengths in use.
+    /// Ordered, so that all addresses of a prefix are one range. No item is empty.
+    items: BTreeMap<Target, Item>,
+    /// How many prefixes there are of each length, so that a lookup tries only lengths in use.
     prefix_lengths: HashMap<(bool, u8), usize>,
 }
 
 impl NeverBlock {
-    pub(super) fn get(&self, target: &Target) -> Option<&AllowEntry> {
-        self.entries.get(target)
+    /// Everything that protects exactly `target`, as role bits; 0 for nothing.
+    pub(super) fn roles(&self, target: &Target) -> u16 {
+        self.items.get(target).map_or(0, Item::roles)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &AllowEntry> {
-        self.entries.values()
+    pub(super) fn targets(&self) -> impl Iterator<Item = Target> {
+        self.items.keys().copied()
     }
 
-    pub(super) fn insert(&mut self, entry: AllowEntry) {
-        let target = entry.target;
-        if self.entries.insert(target, entry).is_none()
-            && let Target::Prefix(net) = target
+    /// All entries; a target has two when both an operator and the agent listed it.
+    pub(super) fn rows(&self) -> Vec<AllowEntry> {
+        self.items.values().flat_map(Item::rows).cloned().collect()
+    }
+
+    /// The entries that forbid a verdict on `target`.
+    pub(super) fn rows_about(&self, target: &Target) -> Vec<AllowEntry> {
+        let item = self.protector(target).and_then(|protector| self.items.get(&protector));
+        item.map_or_else(Vec::new, |item| item.rows().cloned().collect())
+    }
+
+    /// Adds an operator's entry or replaces it.
+    pub(super) fn allow(&mut self, entry: AllowEntry) {
+        let item = self.item(entry.target);
+        item.by_operator = Some(entry);
+    }
+
+    /// Takes an operator's entry away.
+    pub(super) fn disallow(&mut self, target: &Target) -> Option<AllowEntry> {
+        let entry = self.items.get_mut(target)?.by_operator.take();
+        self.drop_empty(target);
+        entry
+    }
+
+    /// Makes exactly `wanted` the agent's own entries. Returns the targets that changed.
+    pub(super) fn set_system(&mut self, wanted: &[(Target, u16)], since: Timestamp) -> Vec<Target> {
+        let mut roles: HashMap<Target, u16> = HashMap::new();
+        for (target, bits) in wanted.iter().filter(|(_, bits)| *bits != 0) {
+            *roles.entry(target.canonical()).or_default() |= bits;
+        }
+        let own = |item: &Item| item.by_system.as_ref().map(|entry| entry.roles);
+        let before: Vec<(Target, u16)> =
+            self.items.iter().filter_map(|(target, item)| Some((*target, own(item)?))).collect();
+        let mut changed = Vec::new();
+        for (target, bits) in before {
+            if roles.get(&target) == Some(&bits) {
+                roles.remove(&target);
+            } else {
+                self.item(target).by_system = None;
+                self.drop_empty(&target);
+                changed.push(target);
+            }
+        }
+        for (target, roles) in roles {
+            let note = "the configuration or the gateway itself needs it".to_owned();
+            self.item(target).by_system =
+                Some(AllowEntry { target, roles, author: Author::System, note, since });
+            changed.push(target);
+        }
+        changed.sort_unstable();
+        changed.dedup();
+        changed
+    }
+
+    fn item(&mut self, target: Target) -> &mut Item {
+        if let Target::Prefix(net) = target
+            && !self.items.contains_key(&target)
         {
             *self.prefix_lengths.entry((net.addr().is_ipv6(), net.prefix_len())).or_default() += 1;
         }
+        self.items.entry(target).or_default()
     }
 
-    fn remove(&mut self, target: &Target) {
-        if self.entries.remove(target).is_some()
-            && let Target::Prefix(net) = target
+    fn drop_empty(&mut self, target: &Target) {
+        if self.items.get(target).is_none_or(|item| item.rows().next().is_some()) {
+            return;
+        }
+        self.items.remove(target);
+        if let Target::Prefix(net) = target
             && let Some(count) = self.prefix_lengths.get_mut(&(net.addr().is_ipv6(), net.prefix_len()))
         {
             *count -= 1;
         }
     }
 
-    /// Adds the operator's role to `target`.
-    pub(super) fn allow(
-        &mut self,
-        target: Target,
-        author: Author,
-        note: String,
-        since: Timestamp,
-    ) -> AllowEntry {
-        let roles = self.get(&target).map_or(0, |entry| entry.roles) | role::OPERATOR;
-        let entry = AllowEntry { target, roles, author, note, since };
-        self.insert(entry.clone());
-        entry
-    }
-
-    /// Takes the operator's role from `target`. `None` when it has no such role; the agent's own roles stay.
-    pub(super) fn disallow(&mut self, target: &Target) -> Option<AllowEntry> {
-        let entry = self.entries.get(target).filter(|entry| entry.roles & role::OPERATOR != 0)?.clone();
-        self.set_roles(target, entry.roles & !role::OPERATOR);
-        Some(entry)
-    }
-
-    /// Gives exactly `wanted` the agent's own roles. Returns the targets whose entry changed.
-    pub(super) fn set_system(&mut self, wanted: &[(IpAddr, u16)], since: Timestamp) -> Vec<Target> {
-        let mut roles: HashMap<Target, u16> = HashMap::new();
-        for (address, bits) in wanted {
-            *roles.entry(Target::from(*address)).or_default() |= bits & SYSTEM;
-        }
-        let mut changed = Vec::new();
-        let known: Vec<_> = self.entries.values().map(|entry| (entry.target, entry.roles)).collect();
-        for (target, before) in known {
-            let after = before & !SYSTEM | roles.remove(&target).unwrap_or(0);
-            if after != before {
-                self.set_roles(&target, after);
-                changed.push(target);
-            }
-        }
-        for (target, bits) in roles {
-            if bits != 0 {
-                let note = "the gateway needs it".to_owned();
-                self.insert(AllowEntry { target, roles: bits, author: Author::System, note, since });
-                changed.push(target);
-            }
-        }
-        changed
-    }
-
-    fn set_roles(&mut self, target: &Target, roles: u16) {
-        if roles == 0 {
-            self.remove(target);
-        } else if let Some(entry) = self.entries.get_mut(target) {
-            entry.roles = roles;
-        }
-    }
-
     /// The entry that forbids a verdict on `target`.
-    pub(super) fn protector(&self, target: &Target) -> Option<&AllowEntry> {
-        if let Some(entry) = self.get(target) {
-            return Some(entry);
+    pub(super) fn protector(&self, target: &Target) -> Option<Target> {
+        if self.items.contains_key(target) {
+            return Some(*target);
         }
         match target {
             Target::Address(address) => self.around(*address, address_bits(*address)),
@@ -131,40 +152,40 @@ impl NeverBlock {
     pub(super) fn refuse(&self, target: &Target, aliases: &[Target], author: &Author) -> Result<(), Refusal> {
         let exceptions = matches!((target, author), (Target::Prefix(_), Author::Operator(_)));
         let own = match target {
-            Target::Prefix(net) if exceptions => self.get(target).or_else(|| {
-                let around = self.around(net.addr(), net.prefix_len());
-                around.or_else(|| self.inside(net, SYSTEM))
-            }),
+            Target::Prefix(net) if exceptions => {
+                self.around(net.addr(), net.prefix_len()).or_else(|| self.inside(net, NEEDED))
+            }
             _ => self.protector(target),
         };
         match own.or_else(|| aliases.iter().find_map(|name| self.protector(name))) {
             None => Ok(()),
             Some(entry) => Err(Refusal::NeverBlock {
                 target: *target,
-                entry: entry.target,
-                roles: role_names(entry.roles).join(", "),
+                entry,
+                roles: role_names(self.roles(&entry)).join(", "),
             }),
         }
     }
 
     /// An entry on a prefix around `address`, of at most `bits`.
-    fn around(&self, address: IpAddr, bits: u8) -> Option<&AllowEntry> {
+    fn around(&self, address: IpAddr, bits: u8) -> Option<Target> {
         let family = address.is_ipv6();
         (0..=bits)
             .filter(|length| self.prefix_lengths.get(&(family, *length)).is_some_and(|count| *count > 0))
-            .find_map(|length| self.get(&IpNet::new(address, length).ok()?.into()))
+            .filter_map(|length| Some(Target::from(IpNet::new(address, length).ok()?)))
+            .find(|target| self.items.contains_key(target))
     }
 
     /// An entry within `net` that has one of `roles`.
-    fn inside(&self, net: &IpNet, roles: u16) -> Option<&AllowEntry> {
-        let first = Target::Address(net.network());
-        let last = Target::Address(net.broadcast());
-        let mut addresses = self.entries.range(first..=last).map(|(_, entry)| entry);
-        addresses.find(|entry| entry.roles & roles != 0).or_else(|| {
-            let mut prefixes =
-                self.entries.values().filter(|entry| matches!(entry.target, Target::Prefix(_)));
-            prefixes.find(|entry| entry.roles & roles != 0 && Target::Prefix(*net).contains(&entry.target))
-        })
+    fn inside(&self, net: &IpNet, roles: u16) -> Option<Target> {
+        let has_role = |(_, item): &(&Target, &Item)| item.roles() & roles != 0;
+        let addresses = Target::Address(net.network())..=Target::Address(net.broadcast());
+        let address = self.items.range(addresses).find(has_role);
+        let prefix = || {
+            let mut prefixes = self.items.iter().filter(|(target, _)| matches!(target, Target::Prefix(_)));
+            prefixes.find(|row| has_role(row) && Target::Prefix(*net).contains(row.0))
+        };
+        address.or_else(prefix).map(|(target, _)| *target)
     }
 }
 

@@ -82,7 +82,7 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn take(enforcer: &mut Enforcer<MemoryTable>, step: Step, system: &mut Vec<(IpAddr, u16)>, clock: &mut u64) {
+fn take(enforcer: &mut Enforcer<MemoryTable>, step: Step, system: &mut Vec<(Target, u16)>, clock: &mut u64) {
     *clock += 1;
     let now = at(*clock);
     let order = |target: Target| Order { level: Some(Level::Full), ..automatic(&target.to_string()) };
@@ -92,10 +92,10 @@ fn take(enforcer: &mut Enforcer<MemoryTable>, step: Step, system: &mut Vec<(IpAd
         }
         Step::Manual(target) => drop(enforcer.apply(manual(&target.to_string()), now)),
         Step::Release(target) => drop(enforcer.release(&target, "eve", now)),
-        Step::Allow(target) => drop(enforcer.allow(target, &[], "eve", "", now).unwrap()),
+        Step::Allow(target) => drop(enforcer.allow(target, role::OPERATOR, &[], "eve", "", now).unwrap()),
         Step::Disallow(target) => drop(enforcer.disallow(&target).unwrap()),
         Step::System(hosts) => {
-            *system = hosts.iter().map(|last| (IpAddr::from([192, 0, 2, *last]), role::NTP)).collect();
+            *system = hosts.iter().map(|last| (IpAddr::from([192, 0, 2, *last]).into(), role::NTP)).collect();
             drop(enforcer.set_system(system, now).unwrap());
         }
         Step::Feed(targets) => {
@@ -141,7 +141,7 @@ proptest! {
 
             for last in 1..16 {
                 let address = IpAddr::from([192, 0, 2, last]);
-                let listed = enforcer.protector(&address.into()).is_some();
+                let listed = !enforcer.protectors(&address.into()).is_empty();
                 prop_assert!(!(listed && is_cut(table, address, now.kernel_ns)), "{} cut after {}", address, shown);
             }
             for entry in enforcer.allowed() {

@@ -6,6 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tidegate_common::verdict::{Action, Level, Reason};
 
+use crate::decide::Decision;
+
 use super::{
     names,
     target::{TableError, Target},
@@ -119,6 +121,25 @@ impl Order {
             incident: None,
             explanation: explanation.into(),
             aliases: Vec::new(),
+        }
+    }
+
+    /// What the detector decided, as the answer to `incident`. `aliases` are the host's other names.
+    pub fn from_decision(decision: &Decision, incident: Option<String>, aliases: Vec<Target>) -> Self {
+        let finding = &decision.finding;
+        Self {
+            target: decision.target,
+            action: decision.action,
+            level: decision.level,
+            reason: decision.reason,
+            author: Author::Automatic,
+            ttl: Some(decision.ttl),
+            rate_pps: None,
+            rule: finding.rule.map(str::to_owned),
+            technique: Some(finding.technique.id.to_owned()),
+            incident,
+            explanation: decision.explanation.clone(),
+            aliases,
         }
     }
 

@@ -5,9 +5,9 @@
 //! than it was meant to. A verdict nobody knows of is kept at start, because the agent may have died between installing and
 //! recording it; later it is an intruder and removed.
 
-use std::{collections::HashSet, net::IpAddr, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
-use tidegate_common::verdict::{Action, Level, Reason, Verdict, role};
+use tidegate_common::verdict::{Action, Level, Reason, Verdict};
 
 use super::{
     enforcer::{Enforcer, Live},
@@ -24,21 +24,20 @@ impl<T: VerdictTable> Enforcer<T> {
     /// Takes up where the last run of the agent stopped.
     ///
     /// `records` are the enforcements in force according to the store, and those that ended within the longest of cooldown, hold,
-    /// memory and one hour. `allowed` is the operator's never-block list, `system` what the gateway needs.
+    /// memory and one hour. `allowed` are the operators' never-block entries, `system` the agent's own, see [`Self::set_system`].
     pub fn restore(
         &mut self,
         mut records: Vec<Enforcement>,
         allowed: Vec<AllowEntry>,
-        system: &[(IpAddr, u16)],
+        system: &[(Target, u16)],
         now: Now,
     ) -> Result<Report, EnforceError> {
         let found = self.kernel.table().entries()?;
         self.kernel.adopt(&found);
         for mut entry in allowed {
-            entry.roles &= role::OPERATOR;
             entry.target = entry.target.canonical();
-            if entry.roles != 0 {
-                self.never_block.insert(entry);
+            if entry.roles != 0 && entry.author != Author::System {
+                self.never_block.allow(entry);
             }
         }
         self.never_block.set_system(system, now.wall);
@@ -185,7 +184,7 @@ impl<T: VerdictTable> Enforcer<T> {
 
     fn every_target(&self) -> Vec<Target> {
         let live = self.live.keys().copied();
-        live.chain(self.never_block.iter().map(|entry| entry.target)).chain(self.fed.targets()).collect()
+        live.chain(self.never_block.targets()).chain(self.fed.targets()).collect()
     }
 
     /// Compares the kernel with the desired state, repairs every difference and reports it.

@@ -168,7 +168,7 @@ fn the_hourly_cap_counts_automatic_verdicts_alone_and_devices_apart() {
 #[test]
 fn never_block_refuses_suppresses_and_spares() {
     let mut enforcer = enforcer();
-    let roles = [("192.0.2.53".parse().unwrap(), role::DNS), ("192.0.2.1".parse().unwrap(), role::GATEWAY)];
+    let roles = [(target("192.0.2.53"), role::DNS), (target("192.0.2.1"), role::GATEWAY)];
     enforcer.set_system(&roles, at(0)).unwrap();
     let told = refusal(enforcer.apply(automatic("192.0.2.53"), at(1))).to_string();
     assert!(told.contains("(dns)"), "{told}");
@@ -178,13 +178,14 @@ fn never_block_refuses_suppresses_and_spares() {
 
     enforcer.apply(automatic("198.51.100.7"), at(2)).unwrap();
     enforcer.apply(manual("198.51.100.128/25"), at(2)).unwrap();
-    let (entry, report) = enforcer.allow(target("198.51.100.0/24"), &[], "eve", "office", at(3)).unwrap();
+    let (entry, report) =
+        enforcer.allow(target("198.51.100.0/24"), role::OPERATOR, &[], "eve", "office", at(3)).unwrap();
     assert_eq!(entry.roles, role::OPERATOR);
     assert!(report.changes.iter().all(|record| record.state == State::Suppressed));
     assert_eq!((report.changes.len(), report.notices.len()), (2, 2));
     assert_eq!(refusal(enforcer.apply(manual("198.51.100.9"), at(4))).label(), "never-block");
 
-    enforcer.allow(target("203.0.113.5"), &[], "eve", "exception", at(5)).unwrap();
+    enforcer.allow(target("203.0.113.5"), role::OPERATOR, &[], "eve", "exception", at(5)).unwrap();
     assert!(enforcer.apply(manual("203.0.113.0/24"), at(6)).is_ok(), "an operator's exception stays inside");
     assert_eq!(refusal(enforcer.apply(automatic("203.0.112.0/23"), at(6))).label(), "never-block");
 
@@ -258,7 +259,7 @@ fn a_restart_changes_nothing_and_a_reboot_converts_the_clock() {
     let mut before = enforcer();
     before.apply(automatic("192.0.2.7"), at(0)).unwrap();
     before.apply(manual("192.0.2.0/25"), at(0)).unwrap();
-    before.allow(target("198.51.100.1"), &[], "eve", "", at(0)).unwrap();
+    before.allow(target("198.51.100.1"), role::OPERATOR, &[], "eve", "", at(0)).unwrap();
     before.kernel.table_mut().verdicts.get_mut(&target("192.0.2.7")).unwrap().hits = 5;
 
     let (same, report) = restarted(before.table().clone(), before.live(), before.allowed(), at(300));
@@ -331,7 +332,7 @@ fn a_full_table_changes_nothing() {
 #[test]
 fn bulk_lists_swap_at_once_and_spare_never_block() {
     let mut enforcer = enforcer();
-    enforcer.allow(target("198.51.100.7"), &[], "eve", "", at(0)).unwrap();
+    enforcer.allow(target("198.51.100.7"), role::OPERATOR, &[], "eve", "", at(0)).unwrap();
     let text = b"# head\n192.0.2.1\n192.0.2.1 ; twice\n2001:db8::1\n\n203.0.113.0/24 # net\n0.0.0.0/0\nexample.org\n\
         198.51.100.7\n198.51.100.0/24\n02:00:5e:10:00:01\n";
     let list = FeedList::read("drop", &text[..]).unwrap();
