@@ -40,7 +40,11 @@ impl<T: VerdictTable> Enforcer<T> {
 
     /// Makes exactly these targets the agent's own never-block entries, with role bits: what the configuration lists and what
     /// the gateway itself depends on. Operators' entries are not touched.
-    pub fn set_system(&mut self, wanted: &[(Target, u16)], now: Now) -> Result<Report, EnforceError> {
+    pub fn set_system<K: Into<Target> + Copy>(
+        &mut self,
+        wanted: &[(K, u16)],
+        now: Now,
+    ) -> Result<Report, EnforceError> {
         let changed = self.never_block.set_system(wanted, now.wall);
         self.suppress(&changed, &[], now)
     }

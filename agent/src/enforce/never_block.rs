@@ -82,10 +82,14 @@ impl NeverBlock {
     }
 
     /// Makes exactly `wanted` the agent's own entries. Returns the targets that changed.
-    pub(super) fn set_system(&mut self, wanted: &[(Target, u16)], since: Timestamp) -> Vec<Target> {
+    pub(super) fn set_system<K: Into<Target> + Copy>(
+        &mut self,
+        wanted: &[(K, u16)],
+        since: Timestamp,
+    ) -> Vec<Target> {
         let mut roles: HashMap<Target, u16> = HashMap::new();
         for (target, bits) in wanted.iter().filter(|(_, bits)| *bits != 0) {
-            *roles.entry(target.canonical()).or_default() |= bits;
+            *roles.entry((*target).into().canonical()).or_default() |= bits;
         }
         let own = |item: &Item| item.by_system.as_ref().map(|entry| entry.roles);
         let before: Vec<(Target, u16)> =

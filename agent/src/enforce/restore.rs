@@ -25,11 +25,11 @@ impl<T: VerdictTable> Enforcer<T> {
     ///
     /// `records` are the enforcements in force according to the store, and those that ended within the longest of cooldown, hold,
     /// memory and one hour. `allowed` are the operators' never-block entries, `system` the agent's own, see [`Self::set_system`].
-    pub fn restore(
+    pub fn restore<K: Into<Target> + Copy>(
         &mut self,
         mut records: Vec<Enforcement>,
         allowed: Vec<AllowEntry>,
-        system: &[(Target, u16)],
+        system: &[(K, u16)],
         now: Now,
     ) -> Result<Report, EnforceError> {
         let found = self.kernel.table().entries()?;

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::config::Enforcement;
-
 /// Settings of the enforcer. The configuration file's are checked before they get here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -47,24 +45,30 @@ impl Default for Settings {
     }
 }
 
-impl From<&Enforcement> for Settings {
-    fn from(config: &Enforcement) -> Self {
-        let seconds = |period: crate::config::period::Period| period.duration().as_secs();
-        Self {
-            ttl_s: seconds(config.base_ttl),
-            ttl_max_s: seconds(config.max_ttl),
-            forget_s: seconds(config.cooldown),
-            cooldown_s: seconds(config.cooldown),
-            devices_per_hour: config.blast_radius_devices_per_hour,
-            addresses_per_hour: config.blast_radius_addresses_per_hour,
-            confirm_s: seconds(config.confirm_window),
-            rate_pps: config.rate_limit_pps,
-            ..Self::default()
-        }
-    }
-}
-
 impl Settings {
+    /// What is wrong with the settings, with a hint.
+    pub fn check(&self) -> Result<(), String> {
+        if self.ttl_s == 0 || self.ttl_max_s < self.ttl_s {
+            return Err(format!(
+                "ttl_s = {} must be at least 1 and at most ttl_max_s = {}",
+                self.ttl_s, self.ttl_max_s
+            ));
+        }
+        if self.escalation.is_empty() || self.escalation.contains(&0) || !self.escalation.is_sorted() {
+            return Err(format!(
+                "escalation = {:?} must hold growing numbers from 1 on, such as [1, 2, 4, 8]",
+                self.escalation
+            ));
+        }
+        if self.confirm_s > 60 {
+            return Err(format!("confirm_s = {} must be at most 60", self.confirm_s));
+        }
+        if self.rate_pps == 0 {
+            return Err("rate_pps = 0 would drop everything: use a block instead".to_owned());
+        }
+        Ok(())
+    }
+
     /// How long an automatic verdict lasts that was asked for `asked` and is the target's `strike`th in a row (from 1).
     pub fn ttl(&self, asked: Option<Duration>, strike: u32) -> Duration {
         let base = asked.unwrap_or(Duration::from_secs(self.ttl_s));
@@ -90,5 +94,14 @@ mod tests {
         assert_eq!(minutes, [15, 30, 60, 120, 240, 480, 480, 480]);
         assert_eq!(settings.ttl(Some(Duration::from_secs(20_000)), 5), settings.ttl_max());
         assert_eq!(settings.ttl(Some(Duration::MAX), 9), settings.ttl_max());
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert_eq!(Settings::default().check(), Ok(()));
+        assert!(Settings { ttl_s: 0, ..Settings::default() }.check().is_err());
+        assert!(Settings { escalation: vec![2, 1], ..Settings::default() }.check().is_err());
+        assert!(Settings { confirm_s: 61, ..Settings::default() }.check().is_err());
+        assert!(Settings { rate_pps: 0, ..Settings::default() }.check().is_err());
     }
 }

@@ -192,7 +192,7 @@ fn never_block_refuses_suppresses_and_spares() {
     assert_eq!(enforcer.disallow(&target("192.0.2.53")).unwrap(), None, "the agent's own entries stay");
     assert!(enforcer.disallow(&target("198.51.100.0/24")).unwrap().is_some());
     assert!(enforcer.apply(manual("198.51.100.9"), at(7)).is_ok());
-    enforcer.set_system(&[], at(8)).unwrap();
+    enforcer.set_system::<Target>(&[], at(8)).unwrap();
     assert!(!enforcer.table().verdicts.contains_key(&target("192.0.2.53")));
 }
 
@@ -250,7 +250,7 @@ fn restarted(
 ) -> (Enforcer<MemoryTable>, Report) {
     let config = table.config;
     let mut enforcer = Enforcer::new(table, Settings::default(), config);
-    let report = enforcer.restore(records, allowed, &[], now).unwrap();
+    let report = enforcer.restore::<Target>(records, allowed, &[], now).unwrap();
     (enforcer, report)
 }
 

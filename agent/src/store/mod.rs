@@ -1,5 +1,29 @@
-//! What outlives the agent: records in SQLite and the event log.
+//! What outlives the agent: records in SQLite, and the event log as JSON Lines.
+//!
+//! One writer, the agent's loop; every call is short and synchronous. A committed row survives `kill -9`; what an operator did
+//! is on the disk before the answer ([`Durability::Disk`]), the rest may lose the last moments before a power cut. A database that
+//! cannot be read is moved aside and replaced, because a gateway must go on enforcing. It decides nothing and keeps no state
+//! of its own.
 
+mod baseline;
+#[cfg(test)]
+mod crash_tests;
+mod database;
+mod device;
+mod enforcement;
+pub mod eve;
 mod id;
+mod incident;
+mod operator;
+mod rotate;
+mod schema;
+#[cfg(test)]
+mod tests;
 
+pub use baseline::Baseline;
+pub use database::{Durability, MovedAside, Store, StoreError};
+pub use device::StoredDevice;
+pub use enforcement::{EnforcementFilter, Step};
 pub use id::IdSource;
+pub use incident::{Evidence, Incident, IncidentFilter, Note};
+pub use operator::{AuditEntry, AuditFilter};
