@@ -8,6 +8,7 @@ use rand_pcg::Pcg64Mcg;
 use tidegate_common::feature::{FEATURES, FLOW_FEATURES, Feature, FeatureVector};
 
 use super::{
+    config::LearnConfig,
     finding::FeatureNote,
     forest::{Forest, Growth, GrowthError},
     grid::Rows,
@@ -16,6 +17,10 @@ use super::{
 
 /// Trees of a window model: windows are few and judged once each, so a quarter of the memory must do.
 const WINDOW_TREES: usize = 32;
+/// One background row for so many rows.
+const BACKGROUND_SHARE: usize = 4;
+/// How far the surroundings reach at least: a factor of eight on the logarithmic scale.
+const MARGIN: u32 = 3 * 256;
 /// Features an explanation names.
 const NOTES: usize = 3;
 
@@ -76,10 +81,14 @@ impl Detector {
         let (held, train) = order.split_at(rows.len() / 3);
         let mut training = Rows::new(FEATURES);
         train.iter().for_each(|row| training.push(rows.row(*row)));
+        let ranges = ranges(rows);
+        for _ in 0..train.len().div_ceil(BACKGROUND_SHARE) {
+            training.push(&background(&ranges, &mut random));
+        }
         let forest = Forest::grow(&training, growth)?;
         let mut held_out: Vec<u32> = held.iter().map(|row| forest.sum(rows.row(*row))).collect();
         held_out.sort_unstable();
-        Ok(Self { forest, held_out, ranges: ranges(rows), features })
+        Ok(Self { forest, held_out, ranges, features })
     }
 
     pub(super) fn judge(&self, vector: &FeatureVector) -> Judgement {
@@ -89,6 +98,16 @@ impl Detector {
             score: self.forest.score_of_sum(sum),
             p_value: (at_least_as_anomalous + 1) as f64 / (self.held_out.len() + 1) as f64,
         }
+    }
+
+    /// P-value up to which a vector is evidence: the one asked for, or the smallest that the held-out samples can tell.
+    pub(super) fn limit(&self, config: &LearnConfig) -> f64 {
+        config.evidence_p.max(1.0 / (self.held_out.len() + 1) as f64)
+    }
+
+    /// Whether any feature is above its normal range: a device that does less than usual harms nobody.
+    pub(super) fn is_excessive(&self, vector: &FeatureVector) -> bool {
+        vector.iter().zip(&self.ranges).any(|(value, (_, high))| value > high)
     }
 
     /// The features farthest out of their normal range.
@@ -112,6 +131,18 @@ impl Detector {
         };
         outside.iter().take(NOTES).map(note).collect()
     }
+}
+
+/// A vector drawn evenly from the surroundings of the normal ranges.
+///
+/// Thresholds lie between training values, so a forest grown from normal rows alone cannot tell what is just outside them
+/// from what is far outside. Background rows make it cut normal from not normal first.
+fn background(ranges: &[(u32, u32); FEATURES], random: &mut Pcg64Mcg) -> FeatureVector {
+    ranges.map(|(low, high)| {
+        let margin = (high - low).max(MARGIN);
+        let (from, to) = (low.saturating_sub(margin), high + margin);
+        from + (random.next_u64() % u64::from(to - from + 1)) as u32
+    })
 }
 
 fn ranges(rows: &Rows<u32>) -> [(u32, u32); FEATURES] {

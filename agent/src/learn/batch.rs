@@ -5,8 +5,13 @@
 
 use tidegate_common::forest::{DEPTH, NODES, Tree};
 
-use super::forest::{Forest, MAX_COLUMNS};
+use super::{
+    forest::{Forest, MAX_COLUMNS},
+    grid::{Grid, Rows},
+};
 
+/// Rows put on the grid at once.
+const BATCH: usize = 1_024;
 /// Rows of a block.
 const BLOCK: usize = 128;
 /// Rows walked side by side.
@@ -23,6 +28,21 @@ impl Forest {
     /// Anomaly score of one row, 0–1, higher = more anomalous.
     pub fn score(&self, row: &[u32]) -> f64 {
         self.score_of_sum(self.sum(row))
+    }
+
+    /// Anomaly scores of rows that are not on the grid yet.
+    pub fn score_rows(&self, grid: &Grid, rows: &Rows<f64>) -> Vec<f64> {
+        let mut scores = Vec::with_capacity(rows.len());
+        let mut placed = Vec::with_capacity(BATCH * self.width());
+        let mut sums = [0; BATCH];
+        for first in (0..rows.len()).step_by(BATCH) {
+            let count = BATCH.min(rows.len() - first);
+            placed.clear();
+            (first..first + count).for_each(|row| grid.place(rows.row(row), &mut placed));
+            self.sums(&placed, &mut sums[..count]);
+            scores.extend(sums[..count].iter().map(|sum| self.score_of_sum(*sum)));
+        }
+        scores
     }
 
     /// Summed path lengths of as many rows as `sums` has places; `rows` holds them one after the other.

@@ -34,43 +34,33 @@ pub(super) fn flow(
     let own = state.baseline.as_ref();
     let detector = own.map_or(&fleet.flows, |own| &own.flows);
     let judged = detector.judge(vector);
-    let evidence = judged.p_value <= limit(config, own.is_some());
+    let evidence = judged.p_value <= if own.is_some() { detector.limit(config) } else { FLEET_EVIDENCE_P };
     if !evidence {
         state.recent_flows.push(false, config.evidence_flows as usize);
         return None;
     }
     let subject = Evidence { detector, vector, judged, device, now_ns };
     state.recent_flows.push(true, config.evidence_flows as usize);
-    let finding = subject.weigh(config, state.recent_flows.count(), state.recent_windows.count())?;
-    state.forget_evidence();
-    Some(finding)
+    subject.weigh(config, state)
 }
 
-/// Judges a window of a device that has ended.
+/// Judges a window that has ended of a device with a baseline.
 pub(super) fn window(
     config: &LearnConfig,
-    fleet: &Baseline,
     device: DeviceKey,
     state: &mut Device,
     vector: &FeatureVector,
     now_ns: u64,
 ) -> Option<Finding> {
-    let own = state.baseline.as_ref();
-    let detector = own.map_or(fleet.windows.as_ref(), |own| own.windows.as_ref())?;
+    let detector = state.baseline.as_ref()?.windows.as_ref()?;
     let judged = detector.judge(vector);
-    let evidence = judged.p_value <= limit(config, own.is_some());
+    let evidence = judged.p_value <= detector.limit(config) && detector.is_excessive(vector);
     let subject = Evidence { detector, vector, judged, device, now_ns };
     state.recent_windows.push(evidence, RECENT_WINDOWS);
     if !evidence {
         return None;
     }
-    let finding = subject.weigh(config, state.recent_flows.count(), state.recent_windows.count())?;
-    state.forget_evidence();
-    Some(finding)
-}
-
-const fn limit(config: &LearnConfig, own: bool) -> f64 {
-    if own { config.evidence_p } else { FLEET_EVIDENCE_P }
+    subject.weigh(config, state)
 }
 
 struct Evidence<'a> {
@@ -82,10 +72,17 @@ struct Evidence<'a> {
 }
 
 impl Evidence<'_> {
-    fn weigh(&self, config: &LearnConfig, flows: (usize, usize), windows: (usize, usize)) -> Option<Finding> {
-        let chance = (config.evidence_p * DRIFT_FACTOR).clamp(0.0, 0.5);
-        let of_flows = binomial_tail(flows.0, flows.1, chance).max(FLOW_FLOOR_P);
-        let p_value = of_flows * binomial_tail(windows.0, windows.1, chance);
+    fn weigh(&self, config: &LearnConfig, state: &Device) -> Option<Finding> {
+        let (flows, windows) = (state.recent_flows.count(), state.recent_windows.count());
+        let chance = |detector: Option<&Detector>| {
+            let limit = detector.map_or(config.evidence_p, |detector| detector.limit(config));
+            (limit * DRIFT_FACTOR).clamp(0.0, 0.5)
+        };
+        let own = state.baseline.as_ref();
+        let of_flows = binomial_tail(flows.0, flows.1, chance(own.map(|own| &own.flows))).max(FLOW_FLOOR_P);
+        let of_windows =
+            binomial_tail(windows.0, windows.1, chance(own.and_then(|own| own.windows.as_ref())));
+        let p_value = of_flows * of_windows;
         if p_value >= config.report_p {
             return None;
         }

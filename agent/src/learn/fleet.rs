@@ -2,22 +2,21 @@
 //!
 //! The flows below are drawn from the shapes that smart-home traffic is known for (name lookups, time, telemetry over TLS
 //! and MQTT, local polling, streams, downloads), with wide spreads. No capture went into them. They are good enough to
-//! point at the grossly strange, and `decide` never acts on them alone.
+//! point at the grossly strange, and `decide` never acts on them alone. There are no windows: how busy a device is says
+//! nothing before its own habits are known.
 
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use tidegate_common::{
-    device::DeviceWindow,
     feature::{FEATURES, flow_features},
     flow::{FlowKey, FlowRecord, FlowSide, progress},
     parse::proto,
     pod::Addr,
 };
 
-use super::{baseline::Baseline, forest::GrowthError, grid::Rows, window::window_features};
+use super::{baseline::Baseline, forest::GrowthError, grid::Rows};
 
 const FLOWS: usize = 3_000;
-const WINDOWS: usize = 1_500;
 
 /// How one kind of normal flow looks; pairs are the smallest and largest usual values.
 struct Shape {
@@ -115,53 +114,17 @@ impl Dice {
             ..FlowSide::default()
         }
     }
-
-    fn window(&mut self) -> DeviceWindow {
-        let flows_out = self.spread((0, 60)) as u32;
-        let syn_out = (u64::from(flows_out) * self.spread((10, 90)) / 100) as u32;
-        let packets_out = u64::from(flows_out) * 4 + self.spread((2, 40_000));
-        let packets_in = packets_out * self.spread((30, 220)) / 100;
-        let mut window = DeviceWindow {
-            packets_out,
-            bytes_out: packets_out * self.spread((70, 1_300)),
-            packets_in,
-            bytes_in: packets_in * self.spread((70, 1_300)),
-            flows_out,
-            flows_in: self.spread((0, 12)) as u32,
-            syn_out,
-            syn_answered: (u64::from(syn_out) * self.spread((85, 100)) / 100) as u32,
-            resets_out: self.spread((0, 6)) as u32,
-            resets_in: self.spread((0, 6)) as u32,
-            arp_requests: self.spread((0, 12)) as u32,
-            arp_replies: self.spread((0, 12)) as u32,
-            unparsed: self.spread((0, 6)) as u32,
-            ..DeviceWindow::default()
-        };
-        for _ in 0..self.spread((0, 20)).min(u64::from(flows_out)) {
-            window.remote_addrs.add(self.0.next_u64() as u32);
-        }
-        for _ in 0..self.spread((0, 5)).min(u64::from(flows_out)) {
-            window.remote_ports.add(self.0.next_u64() as u32);
-        }
-        for _ in 0..self.spread((0, 3)).min(u64::from(window.arp_requests)) {
-            window.arp_targets.add(self.0.next_u64() as u32);
-        }
-        window
-    }
 }
 
 /// The fleet's default baseline.
 pub(super) fn baseline(seed: u64) -> Result<Baseline, GrowthError> {
     let mut dice = Dice(Pcg64Mcg::seed_from_u64(seed));
-    let (mut flows, mut windows) = (Rows::new(FEATURES), Rows::new(FEATURES));
+    let mut flows = Rows::new(FEATURES);
     for _ in 0..FLOWS {
         let (key, record) = dice.flow();
         flows.push(&flow_features(&key, &record));
     }
-    for _ in 0..WINDOWS {
-        windows.push(&window_features(&dice.window()));
-    }
-    Baseline::fit(&flows, &windows, 1, seed)
+    Baseline::fit(&flows, &Rows::new(FEATURES), 1, seed)
 }
 
 #[cfg(test)]

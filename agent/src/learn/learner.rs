@@ -155,7 +155,7 @@ impl Learner {
             if state.phase == Phase::Learning {
                 state.collect_window(&self.config, &vector);
             }
-            found.extend(evidence::window(&self.config, &self.fleet, device, state, &vector, now_ns));
+            found.extend(evidence::window(&self.config, device, state, &vector, now_ns));
         }
         self.report(found, now_ns)
     }
@@ -386,3 +386,7 @@ impl Learner {
         found
     }
 }
+
+#[cfg(test)]
+#[path = "learner_tests.rs"]
+mod tests;

@@ -1,0 +1,301 @@
+use std::{net::Ipv4Addr, time::Instant};
+
+use tidegate_common::parse::proto;
+
+use super::*;
+use crate::learn::{
+    Technique,
+    testing::{End, MS, S, Script, Sim, device, inside, outside},
+};
+
+/// Short enough to learn in a test, with enough windows for a model of them.
+fn quick() -> LearnConfig {
+    LearnConfig { period_s: 1_200, min_windows: 36, ..LearnConfig::default() }
+}
+
+const SENSOR: u8 = 20;
+
+/// What a sensor does in a minute: reports over MQTT and HTTPS, asks for names and the time.
+fn minute(script: &mut Script, minute: u64) {
+    let wobble = |n: u64| (minute * 7_919 + n * 104_729) % 1_000 * MS;
+    let at = minute * 60 * S;
+    let port = (20_000 + minute % 20_000) as u16;
+    for report in 0..4 {
+        let begin = at + report * 15 * S + wobble(report);
+        let to = outside(1, 8_883);
+        let from = inside(SENSOR, port + 10_000 + report as u16 * 2_000);
+        script.ask(begin, inside(SENSOR, port), inside(1, 53), 90 + (minute % 30) as u32);
+        script.tcp(
+            begin + 100 * MS,
+            (from, to),
+            (5 + (minute + report) as u32 % 4, 180),
+            (4, 60),
+            20 * MS,
+            true,
+        );
+    }
+    script.tcp(
+        at + 5 * S + wobble(9),
+        (inside(SENSOR, port + 5_000), outside(2, 443)),
+        (8, 300),
+        (9, 700),
+        30 * MS,
+        true,
+    );
+    script.ask(at + 30 * S, inside(SENSOR, 123), outside(3, 123), 48);
+}
+
+/// A sensor with a baseline.
+fn learned() -> Sim {
+    let mut sim = Sim::with(quick());
+    let mut script = Script::default();
+    (0..22).for_each(|n| minute(&mut script, n));
+    let found = sim.play(&mut script, 1_380 * S);
+    let of_rules: Vec<_> = found.iter().filter(|(_, finding)| finding.rule.is_some()).collect();
+    assert!(of_rules.is_empty(), "{of_rules:#?}");
+    assert_eq!(sim.learner.phase(device(SENSOR)), Some(Phase::Ready));
+    sim
+}
+
+fn rules(found: &[(u64, Finding)]) -> Vec<&'static str> {
+    found.iter().filter_map(|(_, finding)| finding.rule).collect()
+}
+
+#[test]
+fn a_device_learns_and_then_stays_quiet() {
+    let mut sim = learned();
+    let status = sim.learner.status().find(|status| status.mac == Mac(device(SENSOR).mac)).unwrap();
+    assert!(status.has_models && status.flows >= 64 && status.windows >= 36, "{status:?}");
+    let mut script = Script::default();
+    (0..60).for_each(|n| minute(&mut script, n));
+    let found = sim.play(&mut script, 3_660 * S);
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn nothing_is_ready_before_its_time() {
+    let mut sim = Sim::with(LearnConfig { period_s: 3_600, ..quick() });
+    let mut script = Script::default();
+    (0..20).for_each(|n| minute(&mut script, n));
+    sim.play(&mut script, 1_260 * S);
+    assert_eq!(sim.learner.phase(device(SENSOR)), Some(Phase::Learning));
+    assert_eq!(sim.learner.phase(device(99)), None);
+}
+
+#[test]
+fn a_beacon_to_a_new_host_is_found_and_one_to_a_known_host_is_not() {
+    let beats = |to: u32, gap: u64| {
+        let mut script = Script::default();
+        for beat in 0..14u64 {
+            // One twentieth of jitter.
+            let at = beat * gap + beat * 37 % 10 * gap / 200;
+            let from = inside(SENSOR, 50_000 + beat as u16);
+            script.tcp(at, (from, outside(to, 4_444)), (2, 60), (2, 40), 10 * MS, true);
+        }
+        script
+    };
+    let found = learned().play(&mut beats(500, 3 * S), 60 * S);
+    let (at, beacon) = found.iter().find(|(_, finding)| finding.rule == Some("beacon")).expect("a beacon");
+    assert!(*at <= 16 * S, "{at}");
+    assert_eq!(beacon.technique, Technique::COMMAND_AND_CONTROL);
+    assert_eq!(beacon.subject, Subject::Device(device(SENSOR)));
+    assert!(beacon.detail.contains("every 3.0 s"), "{}", beacon.detail);
+
+    let found = learned().play(&mut beats(1, 3 * S), 60 * S);
+    assert!(!rules(&found).contains(&"beacon"), "{found:#?}");
+}
+
+#[test]
+fn contacts_without_a_beat_are_no_beacon() {
+    let mut script = Script::default();
+    let mut at = 0;
+    for visit in 0..30u64 {
+        at += S + (visit * 7_907 % 13) * S;
+        let from = inside(SENSOR, 50_000 + visit as u16);
+        script.tcp(at, (from, outside(500, 443)), (5, 200), (9, 900), 10 * MS, true);
+    }
+    let found = learned().play(&mut script, at + 10 * S);
+    assert!(!rules(&found).contains(&"beacon"), "{found:#?}");
+}
+
+#[test]
+fn a_service_that_moved_to_another_address_is_no_beacon() {
+    let mut sim = learned();
+    let habits = sim.learner.export(device(SENSOR), sim.now).unwrap().habits;
+    assert!(
+        habits.iter().any(|habit| habit.port == 8_883 && (14_000..16_000).contains(&habit.gap_ms)),
+        "{habits:?}"
+    );
+    let mut script = Script::default();
+    for report in 0..20u64 {
+        let from = inside(SENSOR, 50_000 + report as u16);
+        script.tcp(report * 15 * S, (from, outside(77, 8_883)), (6, 180), (4, 60), 20 * MS, true);
+    }
+    let found = sim.play(&mut script, 310 * S);
+    assert!(rules(&found).is_empty(), "{found:#?}");
+}
+
+#[test]
+fn a_beacon_over_one_udp_flow() {
+    let mut script = Script::default();
+    for beat in 0..12u64 {
+        script.udp(beat * 2 * S, inside(SENSOR, 50_000), outside(500, 9_999), 64);
+    }
+    let found = learned().play(&mut script, 30 * S);
+    assert!(rules(&found).contains(&"beacon"), "{found:#?}");
+}
+
+#[test]
+fn an_exfiltration_is_found_while_it_runs() {
+    let mut script = Script::default();
+    // 30 MB at 10 MB/s to a host never seen.
+    script.tcp(0, (inside(SENSOR, 50_000), outside(500, 443)), (21_000, 1_400), (7_000, 0), MS / 7, true);
+    let found = learned().play(&mut script, 10 * S);
+    let (at, finding) =
+        found.iter().find(|(_, finding)| finding.rule == Some("exfiltration")).expect("a finding");
+    assert!(*at <= 2 * S, "{at}");
+    assert_eq!(finding.victim, Some(IpAddr::V4(outside(500, 0).0)));
+    assert!(finding.detail.contains("MB sent to 198.51.1.244"), "{}", finding.detail);
+}
+
+#[test]
+fn uploads_to_known_hosts_and_downloads_from_new_ones_are_none() {
+    let mut script = Script::default();
+    script.tcp(0, (inside(SENSOR, 50_000), outside(1, 8_883)), (21_000, 1_400), (7_000, 0), MS / 7, true);
+    script.tcp(S, (inside(SENSOR, 50_001), outside(501, 443)), (7_000, 0), (21_000, 1_400), MS / 7, true);
+    let found = learned().play(&mut script, 10 * S);
+    assert!(rules(&found).is_empty(), "{found:#?}");
+}
+
+#[test]
+fn traffic_unlike_the_devices_own_is_reported_with_reasons() {
+    // Calls and page loads, in no beat and no great volume: nothing for a rule.
+    let mut script = Script::default();
+    for second in 0..300u64 {
+        let at = second * S + second * 7_907 % 700 * MS;
+        let port = 30_000 + second as u16;
+        let to = outside(600 + (second * 31 % 97) as u32, 443);
+        script.tcp(at, (inside(SENSOR, port), to), (60, 900), (200, 1_300), MS, second % 3 == 0);
+        script.udp(at, inside(SENSOR, port), outside(900 + (second * 37 % 89) as u32, 40_000), 1_000);
+    }
+    let found = learned().play(&mut script, 310 * S);
+    let unusual: Vec<_> = found.iter().filter(|(_, finding)| finding.rule.is_none()).collect();
+    let (at, first) = unusual.first().unwrap_or_else(|| panic!("nothing of the model in {found:#?}"));
+    assert!(*at <= 60 * S, "{at}");
+    assert_eq!((first.technique, first.subject), (Technique::UNUSUAL, Subject::Device(device(SENSOR))));
+    assert!(first.p_value < 1e-6 && first.score > 0.5, "{first:?}");
+    assert!(!first.notes.is_empty());
+    for note in &first.notes {
+        assert!(note.value < note.normal_low || note.value > note.normal_high, "{note:?}");
+    }
+    assert!(unusual.len() <= 6, "{} findings in five minutes", unusual.len());
+    assert!(
+        unusual.iter().any(|(_, finding)| finding.p_value < 1e-12),
+        "windows strengthen it: {unusual:#?}"
+    );
+}
+
+#[test]
+fn an_attack_while_learning_does_not_become_normal() {
+    let mut sim = Sim::with(quick());
+    let mut script = Script::default();
+    (0..5).for_each(|n| minute(&mut script, n));
+    for host in 0..200u32 {
+        script.syn(
+            300 * S + u64::from(host) * 20 * MS,
+            inside(SENSOR, 40_000 + host as u16),
+            outside(host * 9, 23),
+        );
+    }
+    let found = sim.play(&mut script, 320 * S);
+    assert!(rules(&found).contains(&"horizontal_scan"), "{found:#?}");
+    let status = sim.learner.status().find(|status| status.mac == Mac(device(SENSOR).mac)).unwrap();
+    assert!(status.phase == Phase::Learning && status.since_ns >= 1_300 * S, "{status:?}");
+}
+
+#[test]
+fn a_baseline_survives_export_and_import() {
+    let sim = learned();
+    let state = sim.learner.export(device(SENSOR), sim.now).unwrap();
+    let text = serde_json::to_string(&state).unwrap();
+    let read: BaselineState = serde_json::from_str(&text).unwrap();
+    assert_eq!(read, state);
+
+    let mut other = Sim::with(quick());
+    other.learner.import(&read, other.now).unwrap();
+    assert_eq!(other.learner.phase(device(SENSOR)), Some(Phase::Ready));
+    other.learner.tick(other.now);
+    assert!(other.learner.status().all(|status| status.has_models));
+    assert_eq!(other.learner.export(device(SENSOR), other.now).unwrap().flows, state.flows);
+}
+
+#[test]
+fn foreign_states_are_refused() {
+    let sim = learned();
+    let state = sim.learner.export(device(SENSOR), sim.now).unwrap();
+    let refuse = |change: fn(&mut BaselineState)| {
+        let mut changed = state.clone();
+        change(&mut changed);
+        Sim::new().learner.import(&changed, 0).unwrap_err().to_string()
+    };
+    assert!(refuse(|state| state.version = 9).contains("has version 9"));
+    assert!(refuse(|state| state.feature_version = 0).contains("features 0"));
+    assert!(refuse(|state| state.device = Mac([0xff; 6])).contains("no device can have"));
+    assert!(refuse(|state| state.flows.clear()).contains("holds no flows"));
+    assert!(refuse(|state| state.flows = vec![[0; 16]; 20_000]).contains("more than"));
+}
+
+#[test]
+fn relearning_can_be_rolled_back() {
+    let mut sim = learned();
+    let before = sim.learner.export(device(SENSOR), sim.now).unwrap();
+    let now = sim.now;
+    assert_eq!(
+        sim.learner.rollback(device(SENSOR), now),
+        Err(LearnError::NoPrevious(Mac(device(SENSOR).mac)))
+    );
+    sim.learner.relearn(device(SENSOR), now).unwrap();
+    assert_eq!(sim.learner.phase(device(SENSOR)), Some(Phase::Learning));
+    sim.learner.rollback(device(SENSOR), now).unwrap();
+    assert_eq!(sim.learner.phase(device(SENSOR)), Some(Phase::Ready));
+    assert_eq!(sim.learner.export(device(SENSOR), now).unwrap().flows, before.flows);
+    assert!(matches!(sim.learner.relearn(device(99), now), Err(LearnError::Unknown(_))));
+}
+
+#[test]
+fn the_gateway_itself_attacks_nobody() {
+    let mut sim = Sim::new();
+    let gateway = outside(7, 0).0;
+    sim.learner.set_own_addresses([IpAddr::V4(gateway)]);
+    let mut script = Script::default();
+    for port in 1..500u16 {
+        script.refused(u64::from(port) * MS, End(gateway, 50_000), inside(3, port));
+    }
+    assert!(sim.play(&mut script, 5 * S).is_empty());
+}
+
+/// Whatever an attacker makes up, nothing grows without bound and nothing takes long.
+#[test]
+fn a_storm_of_made_up_flows_stays_bounded() {
+    let mut sim = Sim::with(LearnConfig { max_devices: 64, ..LearnConfig::default() });
+    let begun = Instant::now();
+    for n in 0..60_000u64 {
+        let noise = tidegate_common::pod::mix64(n);
+        let mut script = Script::default();
+        let from = End(Ipv4Addr::from(noise), noise as u16);
+        let to = inside((n % 250) as u8, (noise >> 16) as u16);
+        script.packet(
+            0,
+            from,
+            to,
+            [proto::TCP, proto::UDP, 47][n as usize % 3],
+            (noise >> 8) as u8,
+            noise % 99,
+        );
+        sim.play(&mut script, MS);
+    }
+    assert!(sim.learner.status().count() <= 64);
+    assert!(sim.learner.flows.len() <= MAX_FLOWS.get());
+    assert!(sim.learner.reported.len() <= MAX_REPORTS.get());
+    assert!(begun.elapsed().as_secs() < 120, "{:?}", begun.elapsed());
+}
