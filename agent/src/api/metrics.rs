@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet, text::encode},
+    encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, NoLabelSet, text::encode},
     metrics::MetricType,
     registry::{Registry, Unit},
 };
@@ -122,7 +122,13 @@ impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let e = &mut encoder;
         info(e)?;
-        gauge(e, "uptime", "Time since the daemon started", Some(&Unit::Seconds), self.uptime.as_secs_f64())?;
+        gauge(
+            e,
+            "uptime",
+            "Time since the daemon started",
+            Some(&Unit::Seconds),
+            self.uptime.as_secs_f64(),
+        )?;
         gauge(
             e,
             "enforcing",
@@ -189,7 +195,7 @@ fn counter(e: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> Res
         .encode_counter::<NoLabelSet, _, u64>(&value, None)
 }
 
-fn gauge<V: prometheus_client::encoding::EncodeGaugeValue>(
+fn gauge<V: EncodeGaugeValue + Copy>(
     e: &mut DescriptorEncoder,
     name: &str,
     help: &str,
@@ -253,6 +259,27 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn the_reference_in_the_docs_is_current() {
+        let mut page = String::from(
+            "# Metrics\n\nGenerated from the metrics themselves; a test keeps it current.\n\n| name | type | meaning |\n|---|---|---|\n",
+        );
+        let text = render(Snapshot::default()).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        for pair in lines.windows(2) {
+            let [help, kind] = pair else { continue };
+            let (Some(help), Some(kind)) = (help.strip_prefix("# HELP "), kind.strip_prefix("# TYPE "))
+            else {
+                continue;
+            };
+            let (name, meaning) = help.split_once(' ').unwrap();
+            let kind = kind.rsplit(' ').next().unwrap();
+            page.push_str(&format!("| `{name}` | {kind} | {} |\n", meaning.trim_end_matches('.')));
+        }
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/metrics.md");
+        crate::cli::testing::assert_generated(&path, &page);
     }
 
     #[test]

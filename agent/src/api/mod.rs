@@ -8,6 +8,7 @@ mod body;
 mod client;
 mod metrics;
 mod request;
+mod routes;
 mod server;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Listeners and routes.
+//! Listeners: the operators' socket and the metrics' port.
 //!
 //! The socket is made under a temporary name, given its group and mode, and only then renamed to its place, so nobody ever
 //! finds it with wider permissions. A socket on which a daemon still answers is never taken away.
@@ -10,41 +10,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use axum::{
-    Json, Router,
-    body::Body,
-    extract::{ConnectInfo, DefaultBodyLimit, Query, Request as HttpRequest, State, connect_info::Connected},
-    http::{StatusCode, header},
-    middleware::{self, Next},
-    response::{IntoResponse, Response},
-    routing::{get, post},
-    serve::IncomingStream,
-};
-use bytes::Bytes;
+use axum::{extract::connect_info::Connected, serve::IncomingStream};
 use nix::unistd::{Group, Uid, User, chown};
-use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{broadcast, mpsc, watch},
 };
 
-use crate::{
-    api::{
-        body::EventBody,
-        metrics::render,
-        request::{
-            ANSWER_WITHIN, AllowOrder, BlockOrder, DeviceRef, IncidentFilter, IsolationOrder, Operator,
-            Refusal, RefusalKind, Reply, Request,
-        },
-        view::{Allowed, Blocks, Devices, EventView, Events, Incidents, Models, SCHEMA, Versioned},
-    },
-    enforce::Target,
+use crate::api::{
+    request::{Operator, Request},
+    routes::{self, Shared},
+    view::EventView,
 };
-
-/// Largest body of an order.
-const ORDER_BYTES: usize = 64 << 10;
-/// Largest baseline that is imported.
-const MODEL_BYTES: usize = 16 << 20;
 
 /// Where to listen.
 #[derive(Clone, Debug)]
@@ -128,15 +105,17 @@ impl Listeners {
             let _ = shutdown.wait_for(|stop| *stop).await;
         };
         let shared = Shared { handle, shutdown: shutdown.clone() };
-        let operators =
-            axum::serve(unix, routes(shared.clone()).into_make_service_with_connect_info::<Operator>())
-                .with_graceful_shutdown(stopped(shutdown.clone()));
+        let operators = axum::serve(
+            unix,
+            routes::operators(shared.clone()).into_make_service_with_connect_info::<Operator>(),
+        )
+        .with_graceful_shutdown(stopped(shutdown.clone()));
         let scrapers = async {
             match metrics {
                 Some(listener) => {
-                    let router =
-                        bounded(Router::new().route("/metrics", get(metrics_text)).with_state(shared));
-                    axum::serve(listener, router).with_graceful_shutdown(stopped(shutdown)).await
+                    axum::serve(listener, routes::scrapers(shared))
+                        .with_graceful_shutdown(stopped(shutdown))
+                        .await
                 }
                 None => Ok(()),
             }
@@ -200,313 +179,4 @@ impl Connected<IncomingStream<'_, UnixListener>> for Operator {
             Err(_) => Self { uid: 65_534, pid: None, name: None },
         }
     }
-}
-
-#[derive(Clone, Debug)]
-struct Shared {
-    handle: Handle,
-    shutdown: watch::Receiver<bool>,
-}
-
-impl Shared {
-    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refusal> {
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        let stopping =
-            || Refusal::unavailable("the daemon is stopping", "start it again: systemctl start tidegate");
-        self.handle.requests.send(request(reply)).await.map_err(|_| stopping())?;
-        answer.await.unwrap_or_else(|_| {
-            Err(Refusal::failed("the daemon dropped the request", "its log says why: journalctl -u tidegate"))
-        })
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let status = match self.kind {
-            RefusalKind::NotFound => StatusCode::NOT_FOUND,
-            RefusalKind::Refused => StatusCode::UNPROCESSABLE_ENTITY,
-            RefusalKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            RefusalKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        (status, Json(Versioned { schema: SCHEMA, view: self })).into_response()
-    }
-}
-
-type Answer<T> = Result<Json<Versioned<T>>, Refusal>;
-
-fn answer<T: Serialize>(view: T) -> Json<Versioned<T>> {
-    Json(view.into())
-}
-
-#[derive(Debug, Deserialize)]
-struct OfTarget {
-    target: Target,
-}
-
-#[derive(Debug, Deserialize)]
-struct OfDevice {
-    device: DeviceRef,
-}
-
-#[derive(Debug, Deserialize)]
-struct MaybeDevice {
-    device: Option<DeviceRef>,
-}
-
-#[derive(Debug, Deserialize)]
-struct OfId {
-    id: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Last {
-    limit: Option<usize>,
-}
-
-/// Events that one request can ask for.
-const MAX_EVENTS: usize = 10_000;
-
-type Ops = ConnectInfo<Operator>;
-
-fn routes(shared: Shared) -> Router {
-    let orders = Router::new()
-        .route(
-            "/v1/status",
-            get(async |State(s): State<Shared>| -> Answer<_> {
-                s.ask(|reply| Request::Status { reply }).await.map(answer)
-            }),
-        )
-        .route(
-            "/v1/config",
-            get(async |State(s): State<Shared>| s.ask(|reply| Request::Config { reply }).await),
-        )
-        .route(
-            "/v1/reload",
-            post(async |State(s): State<Shared>, ConnectInfo(operator): Ops| -> Answer<_> {
-                s.ask(|reply| Request::Reload { operator, reply }).await.map(answer)
-            }),
-        )
-        .merge(devices())
-        .merge(blocks())
-        .merge(allow())
-        .merge(incidents())
-        .merge(models())
-        .layer(DefaultBodyLimit::max(ORDER_BYTES));
-    let import = Router::new()
-        .route(
-            "/v1/models/import",
-            post(
-                async |State(s): State<Shared>,
-                       ConnectInfo(operator): Ops,
-                       Query(OfDevice { device }): Query<OfDevice>,
-                       document: Bytes|
-                       -> Answer<_> {
-                    s.ask(|reply| Request::ImportModel { device, document, operator, reply })
-                        .await
-                        .map(answer)
-                },
-            ),
-        )
-        .layer(DefaultBodyLimit::max(MODEL_BYTES));
-    bounded(orders.merge(import).with_state(shared))
-}
-
-fn devices() -> Router<Shared> {
-    Router::new()
-        .route(
-            "/v1/devices",
-            get(async |State(s): State<Shared>| -> Answer<_> {
-                s.ask(|reply| Request::Devices { reply }).await.map(|devices| answer(Devices { devices }))
-            }),
-        )
-        .route(
-            "/v1/device",
-            get(async |State(s): State<Shared>, Query(OfDevice { device }): Query<OfDevice>| -> Answer<_> {
-                s.ask(|reply| Request::Device { device, reply }).await.map(answer)
-            }),
-        )
-        .route(
-            "/v1/device/isolation",
-            post(
-                async |State(s): State<Shared>,
-                       ConnectInfo(operator): Ops,
-                       Json(order): Json<IsolationOrder>|
-                       -> Answer<_> {
-                    s.ask(|reply| Request::Isolate { order, operator, reply }).await.map(answer)
-                },
-            )
-            .delete(
-                async |State(s): State<Shared>,
-                       ConnectInfo(operator): Ops,
-                       Query(OfDevice { device }): Query<OfDevice>|
-                       -> Answer<_> {
-                    s.ask(|reply| Request::Release { device, operator, reply }).await.map(answer)
-                },
-            ),
-        )
-}
-
-fn blocks() -> Router<Shared> {
-    Router::new()
-        .route(
-            "/v1/blocks",
-            get(async |State(s): State<Shared>| -> Answer<_> {
-                s.ask(|reply| Request::Blocks { reply }).await.map(|blocks| answer(Blocks { blocks }))
-            })
-            .post(
-                async |State(s): State<Shared>,
-                       ConnectInfo(operator): Ops,
-                       Json(order): Json<BlockOrder>|
-                       -> Answer<_> {
-                    s.ask(|reply| Request::AddBlock { order, operator, reply }).await.map(answer)
-                },
-            )
-            .delete(
-                async |State(s): State<Shared>,
-                       ConnectInfo(operator): Ops,
-                       Query(OfTarget { target }): Query<OfTarget>|
-                       -> Answer<_> {
-                    s.ask(|reply| Request::DeleteBlock { target, operator, reply }).await.map(answer)
-                },
-            ),
-        )
-        .route(
-            "/v1/blocks/flush",
-            post(async |State(s): State<Shared>, ConnectInfo(operator): Ops| -> Answer<_> {
-                s.ask(|reply| Request::FlushBlocks { operator, reply })
-                    .await
-                    .map(|blocks| answer(Blocks { blocks }))
-            }),
-        )
-}
-
-fn allow() -> Router<Shared> {
-    Router::new()
-        .route(
-            "/v1/allow",
-            get(async |State(s): State<Shared>| -> Answer<_> {
-                s.ask(|reply| Request::Allowed { reply }).await.map(|allow| answer(Allowed { allow }))
-            })
-            .post(
-                async |State(s): State<Shared>,
-                       ConnectInfo(operator): Ops,
-                       Json(order): Json<AllowOrder>|
-                       -> Answer<_> {
-                    s.ask(|reply| Request::Allow { order, operator, reply }).await.map(answer)
-                },
-            )
-            .delete(
-                async |State(s): State<Shared>,
-                       ConnectInfo(operator): Ops,
-                       Query(OfTarget { target }): Query<OfTarget>|
-                       -> Answer<_> {
-                    s.ask(|reply| Request::Disallow { target, operator, reply }).await.map(answer)
-                },
-            ),
-        )
-        .route(
-            "/v1/allow/check",
-            get(async |State(s): State<Shared>, Query(OfTarget { target }): Query<OfTarget>| -> Answer<_> {
-                s.ask(|reply| Request::CheckAllowed { target, reply }).await.map(answer)
-            }),
-        )
-}
-
-fn incidents() -> Router<Shared> {
-    Router::new()
-        .route(
-            "/v1/incidents",
-            get(async |State(s): State<Shared>, Query(filter): Query<IncidentFilter>| -> Answer<_> {
-                s.ask(|reply| Request::Incidents { filter, reply })
-                    .await
-                    .map(|incidents| answer(Incidents { incidents }))
-            }),
-        )
-        .route(
-            "/v1/incident",
-            get(async |State(s): State<Shared>, Query(OfId { id }): Query<OfId>| -> Answer<_> {
-                s.ask(|reply| Request::Incident { id, reply }).await.map(answer)
-            }),
-        )
-        .route(
-            "/v1/explain",
-            get(async |State(s): State<Shared>, Query(OfId { id }): Query<OfId>| -> Answer<_> {
-                s.ask(|reply| Request::Explain { id, reply }).await.map(answer)
-            }),
-        )
-        .route(
-            "/v1/events",
-            get(async |State(s): State<Shared>, Query(Last { limit }): Query<Last>| -> Answer<_> {
-                let limit = limit.unwrap_or(100).min(MAX_EVENTS);
-                s.ask(|reply| Request::Events { limit, reply }).await.map(|events| answer(Events { events }))
-            }),
-        )
-        .route(
-            "/v1/events/follow",
-            get(async |State(s): State<Shared>| {
-                let body = EventBody::new(s.handle.events.subscribe(), s.shutdown.clone());
-                ([(header::CONTENT_TYPE, "application/jsonl")], Body::new(body))
-            }),
-        )
-}
-
-fn models() -> Router<Shared> {
-    Router::new()
-        .route(
-            "/v1/models",
-            get(async |State(s): State<Shared>| -> Answer<_> {
-                s.ask(|reply| Request::Models { reply }).await.map(|models| answer(Models { models }))
-            }),
-        )
-        .route(
-            "/v1/models/train",
-            post(
-                async |State(s): State<Shared>,
-                       ConnectInfo(operator): Ops,
-                       Query(MaybeDevice { device }): Query<MaybeDevice>|
-                       -> Answer<_> {
-                    s.ask(|reply| Request::TrainModel { device, operator, reply })
-                        .await
-                        .map(|models| answer(Models { models }))
-                },
-            ),
-        )
-        .route(
-            "/v1/models/rollback",
-            post(
-                async |State(s): State<Shared>,
-                       ConnectInfo(operator): Ops,
-                       Query(OfDevice { device }): Query<OfDevice>|
-                       -> Answer<_> {
-                    s.ask(|reply| Request::RollbackModel { device, operator, reply }).await.map(answer)
-                },
-            ),
-        )
-        .route(
-            "/v1/models/export",
-            get(async |State(s): State<Shared>, Query(OfDevice { device }): Query<OfDevice>| {
-                s.ask(|reply| Request::ExportModel { device, reply }).await
-            }),
-        )
-}
-
-async fn metrics_text(State(shared): State<Shared>) -> Result<impl IntoResponse, Refusal> {
-    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let snapshot = shared.ask(|reply| Request::Metrics { reply }).await?;
-    let text = render(*snapshot).map_err(|_| {
-        Refusal::failed("metrics could not be written", "report this with `tidegate support dump`")
-    })?;
-    Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text))
-}
-
-/// Gives every answer of `router` a deadline; a stream's deadline is that of its beginning.
-fn bounded(router: Router) -> Router {
-    router.layer(middleware::from_fn(async |request: HttpRequest, next: Next| {
-        let Ok(response) = tokio::time::timeout(ANSWER_WITHIN, next.run(request)).await else {
-            let cause = format!("the daemon did not answer within {} s", ANSWER_WITHIN.as_secs());
-            return Refusal::unavailable(cause, "its log may say why: journalctl -u tidegate")
-                .into_response();
-        };
-        response
-    }))
 }

@@ -103,6 +103,20 @@ async fn a_dropped_reply_is_an_answer() {
 }
 
 #[tokio::test]
+async fn a_stop_answers_whoever_waits() {
+    play(|mut world| async move {
+        let (answer, unanswered) = tokio::join!(world.client.status(), async {
+            let request = world.requests.recv().await;
+            world.stop.send(true).unwrap();
+            request
+        });
+        assert!(answer.unwrap_err().to_string().contains("stopping"));
+        drop(unanswered);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn events_are_followed_until_the_daemon_stops() {
     play(|world| async move {
         let mut follow = world.client.follow().await.unwrap();

@@ -119,7 +119,7 @@ fn output_of(program: &str, arguments: &[&str]) -> Result<String, String> {
 fn redact(config: &str) -> String {
     let line = |line: &str| match line.split_once('=') {
         Some((key, _)) if SECRET.iter().any(|word| key.to_ascii_lowercase().contains(word)) => {
-            format!("{}= \"(redacted)\"", key)
+            format!("{key}= \"(redacted)\"")
         }
         _ => line.to_owned(),
     };

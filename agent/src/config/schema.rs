@@ -26,9 +26,9 @@ section! {
         /// Ports on the protected side, where the devices are: not the WAN port (NAT hides the devices there) and not a
         /// bridge (frames between two of its ports never reach it). `-i` on the command line replaces the list.
         interfaces: Vec<String> = Vec::new(),
-        /// `auto` only watches a device until its baseline is learned and enforces from then on; explicit rules and
-        /// operators' blocks are enforced at once. `enforce` uses the fleet-wide baseline for new devices, too.
-        /// `monitor` never drops a packet and counts what would have been dropped.
+        /// `auto` only reports what a device does until its baseline is learned, and what hosts outside do until any device has
+        /// a baseline; from then on it enforces. Operators' orders are carried out at once. `enforce` acts on rules from the
+        /// first packet on. `monitor` never drops a packet and counts what would have been dropped.
         mode: GatewayMode = GatewayMode::Auto,
         /// Directory of the database, the baselines and the event log. Created if absent.
         state_dir: PathBuf = PathBuf::from("/var/lib/tidegate"),

@@ -13,9 +13,9 @@ use tidegate_common::verdict::Level;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum GatewayMode {
-    /// Per device: monitor until its baseline exists, enforce from then on.
+    /// Per device: only report until its baseline exists, enforce from then on.
     Auto,
-    /// Enforce for every device from the start.
+    /// Act on rules from the start, on models as soon as a baseline exists.
     Enforce,
     /// Never drop; count what would have been dropped.
     Monitor,

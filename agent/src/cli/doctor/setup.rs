@@ -70,6 +70,7 @@ fn state_dir(path: &Path) -> CheckView {
         let hint = "run it as root, or name another gateway.state_dir";
         return fail("state directory", format!("{} cannot be written", existing.display()), hint);
     }
+    #[allow(clippy::unnecessary_cast, reason = "both are narrower on 32-bit machines")]
     let room = statvfs(existing)
         .map(|fs| fs.blocks_available() as u64 * fs.fragment_size() as u64)
         .unwrap_or_default();
