@@ -174,6 +174,28 @@ impl VerdictTable for VerdictTables {
         Ok(entries)
     }
 
+    fn get(&self, target: &Target) -> Result<Option<Verdict>, TableError> {
+        let (name, found) = match target {
+            Target::Address(IpAddr::V4(v4)) => {
+                (maps::VERDICT_V4, self.v4.get(&Addr::v4(v4.octets()).v4_key(), 0))
+            }
+            Target::Address(IpAddr::V6(v6)) => {
+                (maps::VERDICT_V6, self.v6.get(&Addr::v6(v6.octets()).words(), 0))
+            }
+            // A lookup in a trie finds the longest match, which may be another prefix.
+            Target::Prefix(_) => {
+                let mut entries = self.entries()?.into_iter();
+                return Ok(entries.find(|(known, _)| known == target).map(|(_, verdict)| verdict));
+            }
+            Target::Device(mac) => (maps::VERDICT_DEVICE, self.devices.get(&Abi(MacKey::new(mac.0)), 0)),
+        };
+        match found {
+            Ok(verdict) => Ok(Some(verdict.0)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(refused(name, "read", 0)(error)),
+        }
+    }
+
     fn configure(&mut self, config: &Config) -> Result<(), TableError> {
         let present = self.present();
         self.write_config(Config { present, ..*config })

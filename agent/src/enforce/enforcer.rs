@@ -18,9 +18,9 @@ use super::{
     mirror::Mirror,
     names,
     never_block::{self, NeverBlock},
-    order::{self, Shape},
+    order::{self, Order, Shape},
     pace::{HoldCause, Pace},
-    record::{Author, EnforceError, Enforcement, Notice, Now, Order, Refusal, Report, State},
+    record::{Author, EnforceError, Enforcement, Notice, Now, Refusal, Report, State},
     settings::Settings,
     target::{TableError, Target, VerdictTable},
 };

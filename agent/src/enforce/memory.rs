@@ -59,6 +59,10 @@ impl VerdictTable for MemoryTable {
         Ok(self.verdicts.iter().map(|(target, verdict)| (*target, *verdict)).collect())
     }
 
+    fn get(&self, target: &Target) -> Result<Option<Verdict>, TableError> {
+        Ok(self.verdicts.get(target).copied())
+    }
+
     fn configure(&mut self, config: &Config) -> Result<(), TableError> {
         self.config = *config;
         Ok(())

@@ -70,6 +70,11 @@ impl<T: VerdictTable> Mirror<T> {
     }
 
     pub(super) fn put(&mut self, target: Target, verdict: Verdict) -> Result<(), TableError> {
+        // A never-block prefix and a verdict on the same prefix live in different tables: one of them must go first.
+        if self.entries.get(&target).is_some_and(|before| place(&target, before) != place(&target, &verdict))
+        {
+            self.remove(&target)?;
+        }
         self.table.put(&target, &verdict)?;
         self.note(target, verdict);
         self.configure()

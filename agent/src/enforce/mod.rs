@@ -27,8 +27,7 @@ pub use confirm::Reachability;
 pub use enforcer::{Enforcer, Tally};
 pub use feeds::{FeedError, FeedList, FeedReport, LIST_BYTES};
 pub use memory::MemoryTable;
-pub use record::{
-    AllowEntry, Author, Drift, EnforceError, Enforcement, Notice, Now, Order, Refusal, Report, State,
-};
+pub use order::Order;
+pub use record::{AllowEntry, Author, Drift, EnforceError, Enforcement, Notice, Now, Refusal, Report, State};
 pub use settings::Settings;
 pub use target::{TableError, Target, TargetError, VerdictTable};

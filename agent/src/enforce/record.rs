@@ -1,12 +1,10 @@
-//! What is asked of the enforcer, what it keeps, and what it answers. All of it goes to the store and the API as it is.
+//! What the enforcer keeps and what it answers. All of it goes to the store and the API as it is.
 
 use std::{fmt, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tidegate_common::verdict::{Action, Level, Reason};
-
-use crate::decide::Decision;
 
 use super::{
     names,
@@ -67,87 +65,6 @@ impl fmt::Display for Author {
             Self::Automatic => f.write_str("detector"),
             Self::System => f.write_str("agent"),
         }
-    }
-}
-
-/// A verdict somebody wants.
-#[derive(Debug, Clone)]
-pub struct Order {
-    /// On what.
-    pub target: Target,
-    /// What is to happen. On a device, a block is a full isolation.
-    pub action: Action,
-    /// How far, for an isolation.
-    pub level: Option<Level>,
-    /// Why.
-    pub reason: Reason,
-    /// Who asks.
-    pub author: Author,
-    /// For how long. `None`: the configured length for the detector, for ever for an operator.
-    pub ttl: Option<Duration>,
-    /// Packets a second, for a rate limit; `None` takes the configured rate.
-    pub rate_pps: Option<u32>,
-    /// The behaviour rule that fired.
-    pub rule: Option<String>,
-    /// MITRE technique id.
-    pub technique: Option<String>,
-    /// Incident the verdict answers.
-    pub incident: Option<String>,
-    /// In plain language, for people.
-    pub explanation: String,
-    /// Other names of the same host: a device's addresses, or an address's device. Refused when one of them is never-block.
-    pub aliases: Vec<Target>,
-}
-
-impl Order {
-    /// An operator's order of `action` on `target`, for ever unless `ttl` says otherwise.
-    pub fn by_operator(
-        who: impl Into<String>,
-        target: Target,
-        action: Action,
-        ttl: Option<Duration>,
-        explanation: impl Into<String>,
-    ) -> Self {
-        Self {
-            target,
-            action,
-            level: None,
-            reason: Reason::Operator,
-            author: Author::Operator(who.into()),
-            ttl,
-            rate_pps: None,
-            rule: None,
-            technique: None,
-            incident: None,
-            explanation: explanation.into(),
-            aliases: Vec::new(),
-        }
-    }
-
-    /// What the detector decided, as the answer to `incident`. `aliases` are the host's other names.
-    pub fn from_decision(decision: &Decision, incident: Option<String>, aliases: Vec<Target>) -> Self {
-        let finding = &decision.finding;
-        Self {
-            target: decision.target,
-            action: decision.action,
-            level: decision.level,
-            reason: decision.reason,
-            author: Author::Automatic,
-            ttl: Some(decision.ttl),
-            rate_pps: None,
-            rule: finding.rule.map(str::to_owned),
-            technique: Some(finding.technique.id.to_owned()),
-            incident,
-            explanation: decision.explanation.clone(),
-            aliases,
-        }
-    }
-
-    /// The same order at an isolation level.
-    #[must_use]
-    pub fn at_level(mut self, level: Level) -> Self {
-        self.level = Some(level);
-        self
     }
 }
 

@@ -154,8 +154,8 @@ pub enum TableError {
 
 /// The kernel tables that hold verdicts. `datapath` implements it; tests use a table in memory.
 ///
-/// Targets are canonical and have one entry each: putting replaces it, also where a never-block prefix and a verdict on the
-/// same prefix live in different tables. Absent is not an error for `remove`.
+/// Targets are canonical. Putting replaces what the same table holds; never-block prefixes have a table of their own, and
+/// `enforce` never puts a prefix into both. Absent is not an error for `remove`, which clears the target in all tables.
 pub trait VerdictTable {
     /// Installs `verdict` on `target`, in place of what was there.
     fn put(&mut self, target: &Target, verdict: &Verdict) -> Result<(), TableError>;

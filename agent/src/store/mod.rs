@@ -12,6 +12,8 @@ mod database;
 mod device;
 mod enforcement;
 pub mod eve;
+#[cfg(test)]
+mod eve_tests;
 mod id;
 mod incident;
 mod operator;
