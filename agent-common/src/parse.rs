@@ -15,6 +15,9 @@ use crate::pod::Addr;
 /// Every bit pattern of the type's size must be a valid value, and its alignment must not exceed 4.
 pub unsafe trait Header: Copy {}
 
+// SAFETY: any bytes are valid bytes, at any address.
+unsafe impl<const N: usize> Header for [u8; N] {}
+
 /// Header layouts with fields as wide as on the wire: the kernel programs must read words, where a structure of byte
 /// arrays would be read byte by byte. All fields are in network order.
 mod wire {

@@ -119,6 +119,13 @@ impl Datapath {
         Ok(devices)
     }
 
+    /// How many devices are in the table.
+    pub fn device_count(&self) -> Result<u64, DatapathError> {
+        self.tables.devices.keys().try_fold(0, |count, key| {
+            key.map(|_| count + 1).map_err(table(maps::DEVICES))
+        })
+    }
+
     /// Forgets a device's counters.
     pub fn forget_device(&mut self, key: &DeviceKey) -> Result<(), DatapathError> {
         self.tables.devices.remove(&Abi(*key)).map_err(table(maps::DEVICES))

@@ -11,10 +11,17 @@ use std::{
 use nix::ifaddrs::getifaddrs;
 use tidegate_common::verdict::role;
 
-use crate::config::Config;
+use crate::{config::Config, enforce::Target};
 
-/// Addresses that must never be blocked, with their roles.
-pub(super) fn system_entries(config: &Config) -> Vec<(IpAddr, u16)> {
+/// Everything that must never be blocked without an operator having said so at run time, with its roles.
+pub(super) fn system_entries(config: &Config) -> Vec<(Target, u16)> {
+    let listed = &config.never_block;
+    let operators = listed.addresses.iter().copied().chain(listed.devices.iter().copied().map(Target::Device));
+    let needed = needed_addresses(config).into_iter().map(|(address, roles)| (Target::from(address), roles));
+    operators.map(|target| (target, role::OPERATOR)).chain(needed).collect()
+}
+
+fn needed_addresses(config: &Config) -> Vec<(IpAddr, u16)> {
     let mut roles: BTreeMap<IpAddr, u16> = BTreeMap::new();
     let mut add = |addresses: &[IpAddr], bits: u16| {
         for address in addresses.iter().filter(|address| !address.is_unspecified()) {

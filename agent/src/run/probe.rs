@@ -15,7 +15,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{config::values::Endpoint, enforce::Reachability};
+use crate::{
+    config::{Config, values::Endpoint},
+    enforce::Reachability,
+};
 
 const DNS_PORT: u16 = 53;
 const NTP_PORT: u16 = 123;
@@ -39,6 +42,19 @@ pub(super) struct Targets {
 }
 
 impl Targets {
+    /// Those of the configuration; the system's resolvers when it names none.
+    pub(super) fn of(config: &Config) -> Self {
+        let wanted = &config.reachability;
+        let dns = if wanted.dns.is_empty() { super::needs::resolvers() } else { wanted.dns.clone() };
+        Self {
+            dns,
+            dns_name: wanted.dns_name.clone(),
+            ntp: wanted.ntp.clone(),
+            cloud: wanted.cloud.clone(),
+            answer_within: wanted.timeout.0,
+        }
+    }
+
     /// Whether there is anything to ask.
     pub(super) fn is_empty(&self) -> bool {
         self.dns.is_empty() && self.ntp.is_empty() && self.cloud.is_empty()
@@ -46,10 +62,10 @@ impl Targets {
 
     /// Asks everyone at once. Of several servers of a kind one answer is enough.
     pub(super) async fn probe(&self) -> Reachability {
-        let query = dns_query(&self.dns_name);
+        let (name, time) = (dns_query(&self.dns_name), ntp_query());
         let (dns, ntp, cloud) = tokio::join!(
-            self.any_answers(&self.dns, DNS_PORT, &query),
-            self.any_answers(&self.ntp, NTP_PORT, &ntp_query()),
+            self.any_answers(&self.dns, DNS_PORT, &name),
+            self.any_answers(&self.ntp, NTP_PORT, &time),
             self.any_connects(),
         );
         Reachability { dns, ntp, cloud }
