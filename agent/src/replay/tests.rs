@@ -109,7 +109,7 @@ fn a_refused_file_is_named_with_cause_and_hint() {
         (directory.path().join("absent.pcap"), "cannot open"),
         (directory.path().to_owned(), "cannot open"),
     ] {
-        let message = replay(&[path.clone()], HostEngine::default()).unwrap_err().to_string();
+        let message = replay(std::slice::from_ref(&path), HostEngine::default()).unwrap_err().to_string();
         assert!(message.contains(cause) && message.contains("hint"), "{message}");
         assert!(message.contains(path.to_str().unwrap()), "{message}");
         assert!(!message.contains('\n'), "{message}");

@@ -198,12 +198,12 @@ fn frame(conversation: u64, chance: u64) -> Vec<u8> {
         ((32_768 + (identity >> 16) % 28_000) as u16, 443 + (identity >> 32) as u16 % 4);
     let outward = chance & 1 == 0;
     let tcp = identity % 10 < 7;
-    let payload = if chance >> 1 & 3 == 0 { 1_380 } else { (chance >> 3) % 120 } as usize;
+    let payload = if (chance >> 1).is_multiple_of(4) { 1_380 } else { (chance >> 3) % 120 } as usize;
 
     let mut frame = Vec::with_capacity(1_500);
     let (to, from) = if outward { (0xfe, device) } else { (device, 0xfe) };
     frame.extend([2, 0, 0, 0, 0, to, 2, 0, 0, 0, 0, from]);
-    if identity % 5 == 0 {
+    if identity.is_multiple_of(5) {
         frame.extend([0x81, 0, 0, 20]);
     }
     let transport = if tcp { 20 } else { 8 };
