@@ -8,6 +8,8 @@ mod confirm;
 mod enforcer;
 mod exempt;
 mod feeds;
+#[cfg(test)]
+mod kernel_tests;
 mod memory;
 mod mirror;
 pub mod names;
