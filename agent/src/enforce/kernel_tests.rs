@@ -1,6 +1,10 @@
 //! The enforcer on the kernel's own tables: packets are dropped when it says so, and the kernel holds what it believes.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a failed step is the test's failure; a skip is said aloud")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a failed step is the test's failure; a skip is said aloud"
+)]
 
 use std::net::IpAddr;
 
