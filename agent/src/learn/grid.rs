@@ -123,8 +123,8 @@ impl Column {
             return if value > self.low { u32::MAX } else { 0 };
         }
         let share = (value / 2.0 - self.low / 2.0) / range;
-        // A float-to-integer cast saturates, so values outside end at the ends and NaN at 0.
-        (share * f64::from(u32::MAX)).round() as u32
+        // A float-to-integer cast cuts and saturates, so values outside end at the ends and NaN at 0.
+        (share * f64::from(u32::MAX) + 0.5) as u32
     }
 }
 

@@ -4,6 +4,7 @@
 //! a shared machine swing, so the load average is in the report and ratios of one run are what counts.
 
 mod replay;
+mod scoring;
 
 use std::fs;
 
@@ -83,7 +84,7 @@ impl Row {
 type Suite = fn(&Context) -> Result<Vec<Row>>;
 
 /// Every suite by name.
-const SUITES: &[(&str, Suite)] = &[("replay", replay::rows)];
+const SUITES: &[(&str, Suite)] = &[("replay", replay::rows), ("scoring", scoring::rows)];
 
 #[derive(Serialize)]
 struct Report {
