@@ -10,6 +10,7 @@ mod clock;
 mod events;
 mod flows;
 mod load;
+mod log;
 mod test_bed;
 mod verdicts;
 
@@ -19,6 +20,7 @@ pub use attach::{Attached, EgressHook, IngressMode, XdpChoice};
 pub use clock::now_ns;
 pub use events::{DecodeError, Event, EventStream, Events, decode};
 pub use flows::IdleLimits;
+pub use log::KernelLog;
 pub use load::{LoadOptions, kernel_version, object_is_embedded};
 pub use test_bed::{MAX_TEST_FRAME, MIN_TEST_FRAME, TestBed};
 pub use verdicts::VerdictTables;

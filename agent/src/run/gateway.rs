@@ -22,7 +22,7 @@ use crate::{
         view::{EventKind, EventView},
     },
     config::{Config, Source, values::GatewayMode},
-    datapath::{self, Datapath, DecodeError, Event, VerdictTables},
+    datapath::{self, Datapath, DecodeError, Event, KernelLog, VerdictTables},
     decide::{self, Baseline, Context, Decision},
     enforce::{
         Author, EnforceError, Enforcer, FeedList, Notice, Now, Order, Reachability, Refusal, Report, State, Target,
@@ -57,6 +57,7 @@ pub(super) struct Gateway {
     pub(super) config: Config,
     pub(super) source: Source,
     pub(super) datapath: Datapath,
+    pub(super) kernel_log: KernelLog,
     pub(super) enforcer: Enforcer<VerdictTables>,
     pub(super) learner: Learner,
     pub(super) registry: Registry,
@@ -77,6 +78,7 @@ pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) source: Source,
     pub(super) datapath: Datapath,
+    pub(super) kernel_log: KernelLog,
     pub(super) enforcer: Enforcer<VerdictTables>,
     pub(super) learner: Learner,
     pub(super) registry: Registry,
@@ -98,6 +100,7 @@ impl Gateway {
             config: parts.config,
             source: parts.source,
             datapath: parts.datapath,
+            kernel_log: parts.kernel_log,
             enforcer: parts.enforcer,
             learner: parts.learner,
             registry: parts.registry,
@@ -203,6 +206,7 @@ impl Gateway {
     pub(super) fn on_second(&mut self) {
         let now = now();
         self.flow_lines_left = FLOW_LINES_PER_SECOND;
+        self.kernel_log.flush();
         match self.datapath.devices() {
             Ok(devices) => {
                 for (key, record) in devices {

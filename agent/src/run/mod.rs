@@ -78,6 +78,7 @@ fn set_up(
     let mut datapath = Datapath::load(&config.load_options())?;
     let verdicts = datapath.take_verdicts()?;
     let kernel_events = datapath.take_events()?;
+    let kernel_log = datapath.take_log()?;
     let present = verdicts.config()?;
     let mut enforcer = Enforcer::new(verdicts, config.enforce_settings(), present);
     let memory = Duration::from_secs(config.enforce_settings().forget_s.max(3_600));
@@ -105,6 +106,7 @@ fn set_up(
         config: config.clone(),
         source: source.clone(),
         datapath,
+        kernel_log,
         enforcer,
         learner,
         registry,
