@@ -3,6 +3,8 @@
 //! A suite measures and returns rows; this module picks suites, prints the table and writes the JSON report. Wall times of
 //! a shared machine swing, so the load average is in the report and ratios of one run are what counts.
 
+mod datapath;
+mod kernel;
 mod replay;
 mod scoring;
 
@@ -84,7 +86,8 @@ impl Row {
 type Suite = fn(&Context) -> Result<Vec<Row>>;
 
 /// Every suite by name.
-const SUITES: &[(&str, Suite)] = &[("replay", replay::rows), ("scoring", scoring::rows)];
+const SUITES: &[(&str, Suite)] =
+    &[("datapath", datapath::rows), ("replay", replay::rows), ("scoring", scoring::rows)];
 
 #[derive(Serialize)]
 struct Report {
