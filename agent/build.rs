@@ -11,7 +11,10 @@ fn main() {
         println!("cargo::rerun-if-changed={}", object.display());
         fs::read(&object).unwrap_or_else(|error| panic!("cannot read {}: {error}", object.display()))
     } else {
-        if let Some(parent) = object.parent().filter(|parent| parent.exists()) {
+        // Without this directory nothing would tell Cargo to run the script again once the programs are there.
+        if let Some(parent) = object.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            fs::create_dir_all(parent)
+                .unwrap_or_else(|error| panic!("cannot make {}: {error}", parent.display()));
             println!("cargo::rerun-if-changed={}", parent.display());
         }
         Vec::new()

@@ -22,7 +22,12 @@ use crate::{
 const BINDING_AGE_NS: u64 = 120_000_000_000;
 
 #[inline(always)]
-pub(crate) fn account<F: HookFrame>(passage: &Passage<'_>, frame: &F, counters: &mut Counters, workspace: &mut Workspace) {
+pub(crate) fn account<F: HookFrame>(
+    passage: &Passage<'_>,
+    frame: &F,
+    counters: &mut Counters,
+    workspace: &mut Workspace,
+) {
     let packet = passage.packet;
     let packets = u64::from(packet.segments);
     let device = device(passage, counters, workspace);
@@ -63,7 +68,8 @@ fn device<'a>(
     let outward = passage.point.is_ingress();
     let mac = if outward { packet.src_mac } else { packet.dst_mac };
     // Group addresses are nobody's; a frame without a source has no sender.
-    if mac[0] & 1 != 0 || packet.unparsed.is_some_and(|reason| reason as u8 == Unparsed::FrameTooShort as u8) {
+    if mac[0] & 1 != 0 || packet.unparsed.is_some_and(|reason| reason as u8 == Unparsed::FrameTooShort as u8)
+    {
         return None;
     }
     let key = DeviceKey::new(mac, passage.point.ifindex());
@@ -294,7 +300,12 @@ fn arp<F: HookFrame>(
 
 /// Frames that tell who a device is go to the agent with their first bytes.
 #[inline(always)]
-fn sample<F: HookFrame>(passage: &Passage<'_>, frame: &F, counters: &mut Counters, workspace: &mut Workspace) {
+fn sample<F: HookFrame>(
+    passage: &Passage<'_>,
+    frame: &F,
+    counters: &mut Counters,
+    workspace: &mut Workspace,
+) {
     let packet = passage.packet;
     let cause = match packet.proto {
         proto::UDP => match (packet.src_port, packet.dst_port) {
@@ -302,7 +313,9 @@ fn sample<F: HookFrame>(passage: &Passage<'_>, frame: &F, counters: &mut Counter
             (5353, 5353) if passage.point.is_ingress() => SampleCause::Mdns,
             _ => return,
         },
-        proto::ICMPV6 if passage.point.is_ingress() && matches!(packet.icmp_type, 135 | 136) => SampleCause::Nd,
+        proto::ICMPV6 if passage.point.is_ingress() && matches!(packet.icmp_type, 135 | 136) => {
+            SampleCause::Nd
+        }
         _ => return,
     };
     if packet.network as u8 != Network::None as u8 {

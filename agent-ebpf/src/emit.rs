@@ -18,7 +18,13 @@ fn header<T>(kind: EventKind, time_ns: u64) -> EventHeader {
 
 /// Reports a flow as it stands.
 #[inline(always)]
-pub(crate) fn flow(key: &FlowKey, record: &FlowRecord, cause: FlowCause, now_ns: u64, counters: &mut Counters) {
+pub(crate) fn flow(
+    key: &FlowKey,
+    record: &FlowRecord,
+    cause: FlowCause,
+    now_ns: u64,
+    counters: &mut Counters,
+) {
     counters.events += 1;
     let Some(mut slot) = maps::EVENTS.reserve_untyped::<FlowEvent>(0) else {
         counters.events_lost += 1;

@@ -128,7 +128,11 @@ fn end(passage: &Passage<'_>, exact: Option<&'static mut Verdict>, address: Addr
     if tables & present::PREFIXES != 0 {
         if let Some(entry) = maps::PREFIXES.get(&Key::new(128, address.words())) {
             // SAFETY: as for `exact`. The binding lends a trie's values shared although the kernel gives them writable.
-            let entry = unsafe { &mut *core::ptr::with_exposed_provenance_mut::<Verdict>(core::ptr::from_ref(entry).expose_provenance()) };
+            let entry = unsafe {
+                &mut *core::ptr::with_exposed_provenance_mut::<Verdict>(
+                    core::ptr::from_ref(entry).expose_provenance(),
+                )
+            };
             if entry.is_live(passage.now_ns) {
                 return apply(passage, entry, Refusal::Prefix);
             }
@@ -208,7 +212,11 @@ fn isolation(passage: &Passage<'_>, remote_roles: u16) -> Isolation {
         }
         level if level == Level::RateLimit as u8 => {
             hit(passage, entry);
-            return if entry.take_token(passage.now_ns) { Isolation::None } else { Isolation::Refused(Refusal::Rate) };
+            return if entry.take_token(passage.now_ns) {
+                Isolation::None
+            } else {
+                Isolation::Refused(Refusal::Rate)
+            };
         }
         _ => {
             hit(passage, entry);
@@ -235,7 +243,9 @@ fn is_essential(passage: &Passage<'_>, remote_roles: u16) -> bool {
         proto::UDP | proto::TCP => {
             let port = remote_port(passage);
             port == 53 && remote_roles & role::DNS != 0
-                || packet.proto == proto::UDP && matches!(port, 67 | 547) && is_dhcp_server(passage, remote_roles)
+                || packet.proto == proto::UDP
+                    && matches!(port, 67 | 547)
+                    && is_dhcp_server(passage, remote_roles)
         }
         _ => false,
     }

@@ -6,7 +6,11 @@
 
 #![no_std]
 #![no_main]
-#![expect(missing_docs, unreachable_pub, reason = "the program macros export an undocumented public function each")]
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    reason = "the program macros export an undocumented public function each"
+)]
 
 mod account;
 mod clock;

@@ -29,11 +29,14 @@ static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 #[btf_map(name = "FLOWS")]
 pub(crate) static FLOWS: HashMap<FlowKey, FlowRecord, { FLOW_CAPACITY as usize }> = HashMap::new();
 #[btf_map(name = "DEVICES")]
-pub(crate) static DEVICES: PerCpuHashMap<DeviceKey, DeviceRecord, { DEVICE_CAPACITY as usize }> = PerCpuHashMap::new();
+pub(crate) static DEVICES: PerCpuHashMap<DeviceKey, DeviceRecord, { DEVICE_CAPACITY as usize }> =
+    PerCpuHashMap::new();
 #[btf_map(name = "VERDICT_V4")]
-pub(crate) static VERDICT_V4: HashMap<u32, Verdict, { VERDICT_CAPACITY as usize }, ON_DEMAND> = HashMap::new();
+pub(crate) static VERDICT_V4: HashMap<u32, Verdict, { VERDICT_CAPACITY as usize }, ON_DEMAND> =
+    HashMap::new();
 #[btf_map(name = "VERDICT_V6")]
-pub(crate) static VERDICT_V6: HashMap<[u64; 2], Verdict, { VERDICT_CAPACITY as usize }, ON_DEMAND> = HashMap::new();
+pub(crate) static VERDICT_V6: HashMap<[u64; 2], Verdict, { VERDICT_CAPACITY as usize }, ON_DEMAND> =
+    HashMap::new();
 #[btf_map(name = "PREFIXES")]
 pub(crate) static PREFIXES: LpmTrie<[u64; 2], Verdict, { PREFIX_CAPACITY as usize }> = LpmTrie::new();
 #[btf_map(name = "ALLOWED")]
@@ -44,7 +47,8 @@ pub(crate) static VERDICT_DEVICE: HashMap<MacKey, Verdict, { VERDICT_DEVICE_CAPA
 #[btf_map(name = "FEED_V4")]
 pub(crate) static FEED_V4: HashMap<u32, FeedEntry, { FEED_CAPACITY as usize }, ON_DEMAND> = HashMap::new();
 #[btf_map(name = "FEED_V6")]
-pub(crate) static FEED_V6: HashMap<[u64; 2], FeedEntry, { FEED_CAPACITY as usize }, ON_DEMAND> = HashMap::new();
+pub(crate) static FEED_V6: HashMap<[u64; 2], FeedEntry, { FEED_CAPACITY as usize }, ON_DEMAND> =
+    HashMap::new();
 #[btf_map(name = "EVENTS")]
 pub(crate) static EVENTS: RingBuf<FlowEvent, { EVENT_BYTES as usize }> = RingBuf::new();
 #[btf_map(name = "BINDINGS")]

@@ -122,13 +122,7 @@ impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let e = &mut encoder;
         info(e)?;
-        gauge(
-            e,
-            "uptime",
-            "Time since the daemon started",
-            Some(&Unit::Seconds),
-            self.uptime.as_secs_f64(),
-        )?;
+        gauge(e, "uptime", "Time since the daemon started", Some(&Unit::Seconds), self.uptime.as_secs_f64())?;
         gauge(
             e,
             "enforcing",
@@ -276,7 +270,8 @@ mod tests {
             };
             let (name, meaning) = help.split_once(' ').unwrap();
             let kind = kind.rsplit(' ').next().unwrap();
-            page.push_str(&format!("| `{name}` | {kind} | {} |\n", meaning.trim_end_matches('.')));
+            let row = format!("| `{name}` | {kind} | {} |\n", meaning.trim_end_matches('.'));
+            page += &row;
         }
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/metrics.md");
         crate::cli::testing::assert_generated(&path, &page);

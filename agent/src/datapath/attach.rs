@@ -205,7 +205,8 @@ impl Pins {
         let Some(own) = &self.own else {
             return false;
         };
-        let Some(pin) = layouts(own).map(|layout| layout.join(LINKS).join(name)).find(|pin| pin.exists()) else {
+        let Some(pin) = layouts(own).map(|layout| layout.join(LINKS).join(name)).find(|pin| pin.exists())
+        else {
             return false;
         };
         let wanted = own.join(LINKS).join(name);
@@ -230,13 +231,11 @@ impl Pins {
     }
 
     fn keep(&self, link: FdLink, name: &str) -> Result<(), String> {
-        match &self.own {
-            Some(own) => link.pin(own.join(LINKS).join(name)).map(drop).map_err(text),
-            None => {
-                std::mem::forget(link);
-                Ok(())
-            }
+        if let Some(own) = &self.own {
+            return link.pin(own.join(LINKS).join(name)).map(drop).map_err(text);
         }
+        std::mem::forget(link);
+        Ok(())
     }
 }
 

@@ -88,7 +88,7 @@ pub struct Events {
 
 impl Events {
     /// The next event that is already there.
-    pub fn next(&mut self) -> Option<Result<Event, DecodeError>> {
+    pub fn take(&mut self) -> Option<Result<Event, DecodeError>> {
         self.ring.next().map(|bytes| decode(&bytes))
     }
 }
@@ -129,7 +129,7 @@ impl EventStream {
         let events = ready.get_inner_mut();
         let mut count = 0;
         while count < most {
-            let Some(event) = events.next() else {
+            let Some(event) = events.take() else {
                 ready.clear_ready();
                 break;
             };

@@ -33,9 +33,7 @@ impl Datapath {
 
     /// How many flows are in the table.
     pub fn flow_count(&self) -> Result<u64, DatapathError> {
-        self.tables.flows.keys().try_fold(0, |count, key| {
-            key.map(|_| count + 1).map_err(table(maps::FLOWS))
-        })
+        self.tables.flows.keys().try_fold(0, |count, key| key.map(|_| count + 1).map_err(table(maps::FLOWS)))
     }
 
     /// Takes flows that have been silent for longer than `limits` out of the table.

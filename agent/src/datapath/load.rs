@@ -116,8 +116,7 @@ impl Datapath {
 fn load_programs(programs: &mut Ebpf) -> Result<(), DatapathError> {
     let failed = |error: aya::programs::ProgramError| DatapathError::Load(chain(&error));
     let missing = || DatapathError::Load("the object lacks a program".to_owned());
-    let ingress: &mut Xdp =
-        programs.program_mut(INGRESS).ok_or_else(missing)?.try_into().map_err(failed)?;
+    let ingress: &mut Xdp = programs.program_mut(INGRESS).ok_or_else(missing)?.try_into().map_err(failed)?;
     ingress.load().map_err(failed)?;
     let egress: &mut SchedClassifier =
         programs.program_mut(EGRESS).ok_or_else(missing)?.try_into().map_err(failed)?;
@@ -136,7 +135,9 @@ pub(super) fn open<T: TryFrom<Map, Error = MapError>>(
 fn flow_fd(programs: &Ebpf) -> Result<OwnedFd, DatapathError> {
     let failed = |cause: String| DatapathError::Table { table: maps::FLOWS, cause };
     match programs.map(maps::FLOWS) {
-        Some(Map::HashMap(map)) => map.fd().as_fd().try_clone_to_owned().map_err(|error| failed(error.to_string())),
+        Some(Map::HashMap(map)) => {
+            map.fd().as_fd().try_clone_to_owned().map_err(|error| failed(error.to_string()))
+        }
         _ => Err(failed("the object lacks it".to_owned())),
     }
 }

@@ -20,8 +20,8 @@ pub use attach::{Attached, EgressHook, IngressMode, XdpChoice};
 pub use clock::now_ns;
 pub use events::{DecodeError, Event, EventStream, Events, decode};
 pub use flows::IdleLimits;
-pub use log::KernelLog;
 pub use load::{LoadOptions, kernel_version, object_is_embedded};
+pub use log::KernelLog;
 pub use test_bed::{MAX_TEST_FRAME, MIN_TEST_FRAME, TestBed};
 pub use verdicts::VerdictTables;
 
@@ -45,10 +45,14 @@ pub enum DatapathError {
     #[error("this binary holds no kernel programs: build it with `cargo xtask build`")]
     NoObject,
     /// The kernel or the verifier refused the programs.
-    #[error("cannot load the kernel programs: {0}; root or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed")]
+    #[error(
+        "cannot load the kernel programs: {0}; root or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed"
+    )]
     Load(String),
     /// A table is missing or of another shape.
-    #[error("cannot use table {table}: {cause}; pins of another build may be in the way, see `tidegate doctor`")]
+    #[error(
+        "cannot use table {table}: {cause}; pins of another build may be in the way, see `tidegate doctor`"
+    )]
     Table {
         /// Name of the table.
         table: &'static str,
@@ -110,7 +114,7 @@ impl Datapath {
     /// Every device the programs have seen, its totals summed and its windows merged over all CPUs.
     pub fn devices(&self) -> Result<Vec<(DeviceKey, DeviceRecord)>, DatapathError> {
         let mut devices = Vec::new();
-        for entry in self.tables.devices.iter() {
+        for entry in &self.tables.devices {
             let (key, blocks) = entry.map_err(table(maps::DEVICES))?;
             let mut sum = DeviceRecord::default();
             for block in blocks.iter() {
@@ -123,9 +127,10 @@ impl Datapath {
 
     /// How many devices are in the table.
     pub fn device_count(&self) -> Result<u64, DatapathError> {
-        self.tables.devices.keys().try_fold(0, |count, key| {
-            key.map(|_| count + 1).map_err(table(maps::DEVICES))
-        })
+        self.tables
+            .devices
+            .keys()
+            .try_fold(0, |count, key| key.map(|_| count + 1).map_err(table(maps::DEVICES)))
     }
 
     /// Forgets a device's counters.

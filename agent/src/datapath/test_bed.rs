@@ -73,13 +73,17 @@ fn on(frame: &[u8]) -> TestRunOptions<'_> {
     TestRunOptions { data_in: Some(frame), ..TestRunOptions::default() }
 }
 
-fn failed(error: aya::programs::ProgramError) -> DatapathError {
+fn failed(error: impl std::error::Error) -> DatapathError {
     DatapathError::TestRun(chain(&error))
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failed run is the test's failure")]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::print_stdout,
+        reason = "a failed run is the test's failure; a skip is said aloud"
+    )]
 
     use tidegate_common::verdict::{Action, Config, Mode, Verdict};
 
@@ -97,7 +101,9 @@ mod tests {
     #[test]
     fn a_packet_is_counted_and_a_blocked_one_dropped() {
         if !nix::unistd::geteuid().is_root() || !super::super::object_is_embedded() {
-            println!("SKIPPED a_packet_is_counted_and_a_blocked_one_dropped: needs root and the kernel programs");
+            println!(
+                "SKIPPED a_packet_is_counted_and_a_blocked_one_dropped: needs root and the kernel programs"
+            );
             return;
         }
         let mut bed = TestBed::new(1_024).unwrap();
@@ -121,15 +127,18 @@ mod tests {
         let counters = bed.datapath.counters().unwrap();
         assert_eq!((counters.dropped_address, counters.would_drop, counters.unaccounted()), (2, 1, 0));
         let entries = bed.verdicts.entries().unwrap();
-        assert_eq!(entries.iter().map(|(target, verdict)| (*target, verdict.hits)).collect::<Vec<_>>(), [(
-            target, 3
-        )]);
+        assert_eq!(
+            entries.iter().map(|(target, verdict)| (*target, verdict.hits)).collect::<Vec<_>>(),
+            [(target, 3)]
+        );
     }
 
     #[test]
     fn the_longest_test_frame_is_what_the_kernel_says() {
         if !nix::unistd::geteuid().is_root() || !super::super::object_is_embedded() {
-            println!("SKIPPED the_longest_test_frame_is_what_the_kernel_says: needs root and the kernel programs");
+            println!(
+                "SKIPPED the_longest_test_frame_is_what_the_kernel_says: needs root and the kernel programs"
+            );
             return;
         }
         let bed = TestBed::new(64).unwrap();

@@ -66,8 +66,7 @@ impl VerdictTables {
     }
 
     fn set_present(&mut self, bit: u32, holds_entries: bool) -> Result<(), TableError> {
-        let mut config =
-            self.config.get(&0, 0).map_err(refused(maps::CONFIG, "read", 1))?.0;
+        let mut config = self.config.get(&0, 0).map_err(refused(maps::CONFIG, "read", 1))?.0;
         let wanted = if holds_entries { config.present | bit } else { config.present & !bit };
         if wanted == config.present {
             return Ok(());
@@ -152,22 +151,22 @@ impl VerdictTable for VerdictTables {
     fn entries(&self) -> Result<Vec<(Target, Verdict)>, TableError> {
         let tables = self;
         let mut entries = Vec::new();
-        for entry in tables.v4.iter() {
+        for entry in &tables.v4 {
             let (key, verdict) = entry.map_err(refused(maps::VERDICT_V4, "read", 0))?;
             entries.push((Target::from(IpAddr::from(key.to_ne_bytes())), verdict.0));
         }
-        for entry in tables.v6.iter() {
+        for entry in &tables.v6 {
             let (key, verdict) = entry.map_err(refused(maps::VERDICT_V6, "read", 0))?;
             let octets: [u8; 16] = bytemuck::cast(key);
             entries.push((Target::from(IpAddr::from(octets)), verdict.0));
         }
         for (name, trie) in [(maps::PREFIXES, &tables.prefixes), (maps::ALLOWED, &tables.allowed)] {
-            for entry in trie.iter() {
+            for entry in trie {
                 let (key, verdict) = entry.map_err(refused(name, "read", 0))?;
                 entries.push((prefix_target(&key), verdict.0));
             }
         }
-        for entry in tables.devices.iter() {
+        for entry in &tables.devices {
             let (key, verdict) = entry.map_err(refused(maps::VERDICT_DEVICE, "read", 0))?;
             entries.push((Target::Device(Mac(key.0.mac)), verdict.0));
         }

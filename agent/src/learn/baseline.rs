@@ -80,7 +80,9 @@ impl Detector {
         }
         let (held, train) = order.split_at(rows.len() / 3);
         let mut training = Rows::new(FEATURES);
-        train.iter().for_each(|row| training.push(rows.row(*row)));
+        for row in train {
+            training.push(rows.row(*row));
+        }
         let ranges = ranges(rows);
         for _ in 0..train.len().div_ceil(BACKGROUND_SHARE) {
             training.push(&background(&ranges, &mut random));

@@ -49,9 +49,9 @@ impl Forest {
     pub fn sums(&self, rows: &[u32], sums: &mut [u32]) {
         assert!(rows.len() >= sums.len() * self.width(), "{} values for {} rows", rows.len(), sums.len());
         match self.width() {
-            ..=16 => sums_padded::<16>(self, rows, sums),
-            ..=64 => sums_padded::<64>(self, rows, sums),
-            ..=256 => sums_padded::<256>(self, rows, sums),
+            0..=16 => sums_padded::<16>(self, rows, sums),
+            17..=64 => sums_padded::<64>(self, rows, sums),
+            65..=256 => sums_padded::<256>(self, rows, sums),
             _ => sums_padded::<MAX_COLUMNS>(self, rows, sums),
         }
     }
@@ -65,6 +65,8 @@ fn sums_padded<const W: usize>(forest: &Forest, rows: &[u32], sums: &mut [u32]) 
         *sum = forest.trees().iter().map(|tree| paths(tree, &[row])[0]).sum();
         return;
     }
+    // On the heap: at the widest it is larger than a thread's stack should hold.
+    #[allow(clippy::useless_vec, reason = "an array would stand on the stack")]
     let mut block = vec![[[0_u32; W]; LANES]; BLOCK / LANES];
     for (sums, rows) in sums.chunks_mut(BLOCK).zip(rows.chunks(BLOCK * width)) {
         for (place, row) in rows.chunks_exact(width).take(sums.len()).enumerate() {
@@ -114,7 +116,9 @@ mod tests {
         #[test]
         fn sums_are_the_kernels(rows in proptest::collection::vec(any::<[u32; FEATURES]>(), 1..300), seed: u64, width in 1..=FEATURES) {
             let mut table = Rows::new(width);
-            rows.iter().for_each(|row| table.push(row));
+            for row in &rows {
+                table.push(row);
+            }
             let forest = Forest::grow(&table, Growth { trees: 10, seed, ..Growth::default() }).unwrap();
             let flat: Vec<u32> = table.iter().flatten().copied().collect();
             let mut sums = vec![0; table.len()];

@@ -92,10 +92,12 @@ impl Evidence<'_> {
             flows.0, flows.1, windows.0, windows.1
         );
         if let Some(note) = notes.first() {
-            detail.push_str(&format!(
-                "; farthest out is {} with {:.0}, normally {:.0} to {:.0}",
-                note.name, note.value, note.normal_low, note.normal_high
-            ));
+            let (low, high) = (note.normal_low, note.normal_high);
+            let far = format!(
+                "; farthest out is {} with {:.0}, normally {low:.0} to {high:.0}",
+                note.name, note.value
+            );
+            detail += &far;
         }
         Some(Finding {
             subject: Subject::Device(self.device),

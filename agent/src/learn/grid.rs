@@ -136,7 +136,9 @@ mod tests {
 
     fn column(values: &[f64]) -> Vec<u32> {
         let mut rows = Rows::new(1);
-        values.iter().for_each(|value| rows.push(&[*value]));
+        for value in values {
+            rows.push(&[*value]);
+        }
         let placed = Grid::fit(&rows).place_all(&rows);
         placed.iter().map(|row| row[0]).collect()
     }

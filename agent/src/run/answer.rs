@@ -18,8 +18,8 @@ use crate::{
         AllowOrder, BlockOrder, DeviceRef, IncidentFilter, IsolationOrder, Operator, Refusal, RefusalKind,
         Request, Snapshot, TechniqueCount, VerdictCount,
         view::{
-            AllowCheckView, AllowView, BaselineState, BlockView, DeviceView, EventKind, ExplainView,
-            Health, IncidentView, ModelView, ReloadView, StatusView, Usage,
+            AllowCheckView, AllowView, BaselineState, BlockView, DeviceView, EventKind, ExplainView, Health,
+            IncidentView, ModelView, ReloadView, StatusView, Usage,
         },
     },
     enforce::{self, EnforceError, Now, Order, Report, Target},
@@ -37,9 +37,10 @@ impl Gateway {
         match request {
             Request::Status { reply } => drop(reply.send(self.status())),
             Request::Metrics { reply } => drop(reply.send(self.metrics())),
-            Request::Config { reply } => drop(reply.send(
-                toml::to_string(&self.config).map_err(|error| Refusal::failed(error.to_string(), "")),
-            )),
+            Request::Config { reply } => {
+                let text = toml::to_string(&self.config);
+                drop(reply.send(text.map_err(|error| Refusal::failed(error.to_string(), ""))));
+            }
             Request::Reload { operator, reply } => {
                 let answer = self.reload_order();
                 self.audit(&operator, "reload", "", "", &answer);
@@ -51,11 +52,18 @@ impl Gateway {
             }
             Request::Isolate { order, operator, reply } => {
                 let answer = self.isolate(&order, &operator);
-                self.audit(&operator, "isolate", &order.device.to_string(), &order.level.to_string(), &answer);
+                self.audit(
+                    &operator,
+                    "isolate",
+                    &order.device.to_string(),
+                    &order.level.to_string(),
+                    &answer,
+                );
                 drop(reply.send(answer));
             }
             Request::Release { device, operator, reply } => {
-                let answer = self.find(&device).and_then(|key| self.release(Target::Device(Mac(key.mac)), &operator));
+                let answer =
+                    self.find(&device).and_then(|key| self.release(Target::Device(Mac(key.mac)), &operator));
                 self.audit(&operator, "release", &device.to_string(), "", &answer);
                 drop(reply.send(answer));
             }
@@ -109,7 +117,9 @@ impl Gateway {
                 drop(reply.send(answer));
             }
             Request::ExportModel { device, reply } => drop(reply.send(self.find(&device).and_then(|key| {
-                self.export_baseline(key).map(Into::into).map_err(|error| Refusal::not_found(error.to_string(), SEEN))
+                self.export_baseline(key)
+                    .map(Into::into)
+                    .map_err(|error| Refusal::not_found(error.to_string(), SEEN))
             }))),
             Request::ImportModel { device, document, operator, reply } => {
                 let answer = self.import(&device, &document);
@@ -224,7 +234,7 @@ impl Gateway {
             held_back: tally.refused.get("blast-radius").copied().unwrap_or(0),
             rollbacks: self.tallies.rollbacks,
             reconcile_differences: tally.drift,
-            scoring: self.tallies.scoring.clone(),
+            scoring: self.tallies.scoring,
         }))
     }
 
@@ -240,7 +250,10 @@ impl Gateway {
 
     fn find(&self, device: &DeviceRef) -> Answer<DeviceKey> {
         self.registry.find(&device.to_string()).ok_or_else(|| {
-            Refusal::not_found(format!("no device is called {device}"), "`tidegate devices list` shows every device")
+            Refusal::not_found(
+                format!("no device is called {device}"),
+                "`tidegate devices list` shows every device",
+            )
         })
     }
 
@@ -254,7 +267,8 @@ impl Gateway {
 
     fn device_view(&self, key: DeviceKey) -> Answer<DeviceView> {
         let kernel = self.kernel_devices()?;
-        let device = self.registry.device(key, now()).ok_or_else(|| Refusal::not_found("the device is gone", SEEN))?;
+        let device =
+            self.registry.device(key, now()).ok_or_else(|| Refusal::not_found("the device is gone", SEEN))?;
         Ok(self.view_of(&device, &kernel))
     }
 
@@ -271,7 +285,8 @@ impl Gateway {
         let target = Target::Device(mac);
         let record = kernel.get(&device.key()).copied().unwrap_or_default();
         let isolation = self.enforcer.get(&target);
-        let status = self.learner.status().find(|status| status.mac == mac && status.ifindex == device.ifindex);
+        let status =
+            self.learner.status().find(|status| status.mac == mac && status.ifindex == device.ifindex);
         let interface = self.datapath.attached().iter().find(|attached| attached.ifindex == device.ifindex);
         DeviceView {
             mac,
@@ -282,7 +297,7 @@ impl Gateway {
             randomised: device.randomised,
             conflicts: device.conflicts.clone(),
             first_seen: device.first_seen,
-            last_seen: device.last_seen.max(self.wall_of(record.last_ns)),
+            last_seen: device.last_seen.max(views::wall_of(record.last_ns, now())),
             packets_out: record.packets_out,
             bytes_out: record.bytes_out,
             packets_in: record.packets_in,
@@ -292,7 +307,8 @@ impl Gateway {
             isolation: isolation.and_then(|record| record.level).map(Into::into),
             isolated_until: isolation.and_then(|record| record.expires_at),
             never_block: !self.enforcer.protectors(&target).is_empty(),
-            open_incidents: self.incidents.values().filter(|incident| incident.target == Some(target)).count() as u64,
+            open_incidents: self.incidents.values().filter(|incident| incident.target == Some(target)).count()
+                as u64,
         }
     }
 
@@ -374,7 +390,12 @@ impl Gateway {
     fn allowed(&self) -> Answer<Vec<AllowView>> {
         let kernel: HashMap<Target, _> =
             enforce::VerdictTable::entries(self.enforcer.table()).map_err(failed)?.into_iter().collect();
-        Ok(self.enforcer.allowed().iter().map(|entry| views::allow(entry, kernel.get(&entry.target))).collect())
+        Ok(self
+            .enforcer
+            .allowed()
+            .iter()
+            .map(|entry| views::allow(entry, kernel.get(&entry.target)))
+            .collect())
     }
 
     fn allow(&mut self, order: &AllowOrder, who: &Operator) -> Answer<AllowView> {
@@ -478,7 +499,7 @@ impl Gateway {
             state: baseline_state(status),
             learned: self.learned(status),
             version: stored.as_ref().map_or(0, |baseline| baseline.version),
-            trained: status.ready_ns.map(|ready_ns| self.wall_of(ready_ns)),
+            trained: status.ready_ns.map(|ready_ns| views::wall_of(ready_ns, now())),
             flows: status.flows as u64,
             windows: status.windows as u64,
             earlier: self.store.earlier_baselines(&name).unwrap_or(0),
@@ -486,16 +507,19 @@ impl Gateway {
     }
 
     fn model_of(&self, key: DeviceKey) -> Answer<ModelView> {
-        let status = self.learner.status().find(|status| status.mac.0 == key.mac && status.ifindex == key.ifindex);
-        status.map(|status| self.model_view(&status)).ok_or_else(|| {
-            Refusal::not_found(format!("no baseline of {}", Mac(key.mac)), SEEN)
-        })
+        let status =
+            self.learner.status().find(|status| status.mac.0 == key.mac && status.ifindex == key.ifindex);
+        status
+            .map(|status| self.model_view(&status))
+            .ok_or_else(|| Refusal::not_found(format!("no baseline of {}", Mac(key.mac)), SEEN))
     }
 
     fn relearn(&mut self, device: Option<&DeviceRef>) -> Answer<Vec<ModelView>> {
         let keys = match device {
             Some(device) => vec![self.find(device)?],
-            None => self.learner.status().map(|status| DeviceKey::new(status.mac.0, status.ifindex)).collect(),
+            None => {
+                self.learner.status().map(|status| DeviceKey::new(status.mac.0, status.ifindex)).collect()
+            }
         };
         for key in keys {
             self.learner
@@ -530,9 +554,9 @@ impl Gateway {
         state.device = Mac(key.mac);
         state.ifindex = key.ifindex;
         let now = now();
-        self.learner
-            .import(&state, now.kernel_ns)
-            .map_err(|error| Refusal::refused(error.to_string(), "export it anew from a gateway of this version"))?;
+        self.learner.import(&state, now.kernel_ns).map_err(|error| {
+            Refusal::refused(error.to_string(), "export it anew from a gateway of this version")
+        })?;
         let saved = serde_json::to_vec(&state).map_err(failed)?;
         let name = state.device.to_string();
         self.store.save_baseline(&name, now.wall, &saved).map_err(failed)?;
@@ -558,8 +582,9 @@ fn failed(error: impl std::fmt::Display) -> Refusal {
     Refusal::failed(error.to_string(), "`tidegate doctor` checks what the gateway depends on")
 }
 
-fn refused(error: EnforceError) -> Refusal {
-    let kind = match &error {
+fn refused(error: impl std::borrow::Borrow<EnforceError>) -> Refusal {
+    let error = error.borrow();
+    let kind = match error {
         EnforceError::Refused(enforce::Refusal::NotFound { .. }) => RefusalKind::NotFound,
         EnforceError::Refused(_) => RefusalKind::Refused,
         EnforceError::Table(_) => RefusalKind::Failed,

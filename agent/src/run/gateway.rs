@@ -15,7 +15,7 @@ use tidegate_common::{
 };
 use tokio::sync::broadcast;
 
-use super::{needs, views::wall_of};
+use super::needs;
 use crate::{
     api::{
         Latency,
@@ -25,7 +25,8 @@ use crate::{
     datapath::{self, Datapath, DecodeError, Event, KernelLog, VerdictTables},
     decide::{self, Baseline, Context, Decision},
     enforce::{
-        Author, EnforceError, Enforcer, FeedList, Notice, Now, Order, Reachability, Refusal, Report, State, Target,
+        Author, EnforceError, Enforcer, FeedList, Notice, Now, Order, Reachability, Refusal, Report, State,
+        Target,
     },
     identity::{IdentityEvent, Mac, Registry},
     learn::{ArpClaim, Finding, FlowEnds, LearnError, Learner, Phase, Subject, address},
@@ -35,7 +36,7 @@ use crate::{
 /// Events kept for `tidegate events`.
 const RECENT_EVENTS: usize = 1_000;
 /// An incident without new evidence for this long is over.
-const INCIDENT_QUIET: Duration = Duration::from_secs(600);
+const INCIDENT_QUIET: Duration = Duration::from_mins(10);
 /// Flow lines a second in the event log; a scan must not fill the disk.
 const FLOW_LINES_PER_SECOND: u32 = 200;
 
@@ -163,7 +164,9 @@ impl Gateway {
             IdentityEvent::Moved { ip, from, to } => {
                 format!("{ip} went from {} to {}", name(self, from), name(self, to))
             }
-            IdentityEvent::Forgotten { device } => format!("{} is forgotten: there is no room", Mac(device.mac)),
+            IdentityEvent::Forgotten { device } => {
+                format!("{} is forgotten: there is no room", Mac(device.mac))
+            }
             IdentityEvent::Conflict { ip, old, new } => {
                 let claim = ArpClaim {
                     claimant: new,
@@ -184,11 +187,19 @@ impl Gateway {
         match target {
             Target::Device(mac) => {
                 let device = self.registry.find(&mac.to_string());
-                device.map(|device| self.registry.addresses(device)).into_iter().flatten().map(Target::from).collect()
+                device
+                    .map(|device| self.registry.addresses(device))
+                    .into_iter()
+                    .flatten()
+                    .map(Target::from)
+                    .collect()
             }
-            Target::Address(address) => {
-                self.registry.resolve(*address).map(|device| Target::Device(Mac(device.mac))).into_iter().collect()
-            }
+            Target::Address(address) => self
+                .registry
+                .resolve(*address)
+                .map(|device| Target::Device(Mac(device.mac)))
+                .into_iter()
+                .collect(),
             Target::Prefix(_) => Vec::new(),
         }
     }
@@ -196,10 +207,8 @@ impl Gateway {
     /// The devices at both ends of a flow: what the record says, and for the rest what the registry knows.
     fn ends(&self, key: &FlowKey, record: &FlowRecord) -> FlowEnds {
         let (source, _, destination, _) = key.seen_from(record.initiator());
-        FlowEnds::of(record).or(
-            self.registry.resolve(address(source)),
-            self.registry.resolve(address(destination)),
-        )
+        FlowEnds::of(record)
+            .or(self.registry.resolve(address(source)), self.registry.resolve(address(destination)))
     }
 
     /// Once a second: windows, models, verdicts that expire, incidents that are over.
@@ -299,14 +308,22 @@ impl Gateway {
             },
         };
         let armed = self.is_armed(&finding.subject, baseline);
-        let mode = if armed && self.config.gateway.mode != GatewayMode::Monitor { Mode::Enforce } else { Mode::Monitor };
+        let mode = if armed && self.config.gateway.mode != GatewayMode::Monitor {
+            Mode::Enforce
+        } else {
+            Mode::Monitor
+        };
         let enforcer = &self.enforcer;
         let protected = |target: &Target| {
-            enforcer.protectors(target).first().map(|entry| format!("never-block entry {} of {}", entry.target, entry.author))
+            enforcer
+                .protectors(target)
+                .first()
+                .map(|entry| format!("never-block entry {} of {}", entry.target, entry.author))
         };
         let response = self.config.response_config();
-        let decision = decide::decide(finding, &Context { mode, baseline, protected: &protected, response: &response });
-        self.follow(decision, armed, now);
+        let decision =
+            decide::decide(finding, &Context { mode, baseline, protected: &protected, response: &response });
+        self.follow(&decision, armed, now);
     }
 
     /// In auto mode nothing is cut by itself before there is a baseline: the device's own, or for a host outside any.
@@ -321,19 +338,17 @@ impl Gateway {
     }
 
     /// Carries out a decision and records why.
-    fn follow(&mut self, decision: Decision, armed: bool, now: Now) {
+    fn follow(&mut self, decision: &Decision, armed: bool, now: Now) {
         let finding = &decision.finding;
         let name = format!("{} {}", finding.subject, finding.technique.id);
         let is_new = !self.incidents.contains_key(&name);
-        let ids = &mut self.ids;
-        let mut incident = self
-            .incidents
-            .remove(&name)
-            .map(|mut incident| {
-                incident.add(finding, now.wall);
-                incident
-            })
-            .unwrap_or_else(|| Incident::open(ids.next(now.wall), finding, now.wall));
+        let mut incident = match self.incidents.remove(&name) {
+            Some(mut known) => {
+                known.add(finding, now.wall);
+                known
+            }
+            None => Incident::open(self.ids.next(now.wall), finding, now.wall),
+        };
         if is_new {
             *self.tallies.incidents.entry(incident.technique.clone()).or_default() += 1;
         }
@@ -343,7 +358,7 @@ impl Gateway {
 
         let mut blocked = false;
         incident.response = if decision.acts() {
-            match self.enforcer.apply(self.order(&decision, &incident.id, armed), now) {
+            match self.enforcer.apply(self.order(decision, &incident.id, armed), now) {
                 Ok(report) => {
                     blocked = armed && self.config.gateway.mode != GatewayMode::Monitor;
                     self.commit(Ok(report), now);
@@ -362,10 +377,11 @@ impl Gateway {
         } else {
             decision.explanation.clone()
         };
-        self.log_alert(&decision, &incident, blocked, now);
-        let saved = self.store.save_incident(&incident).and_then(|()| {
-            self.store.add_evidence(&incident.id, &decision.finding, now.wall)
-        });
+        self.log_alert(decision, &incident, blocked, now);
+        let saved = self
+            .store
+            .save_incident(&incident)
+            .and_then(|()| self.store.add_evidence(&incident.id, &decision.finding, now.wall));
         self.stored(saved);
         if is_new {
             let message = format!("{}: {}", incident.technique_name, decision.explanation);
@@ -548,7 +564,10 @@ impl Gateway {
             let name = path.display().to_string();
             match std::fs::File::open(path).and_then(|file| FeedList::read(&name, file)) {
                 Ok(list) => lists.push(list),
-                Err(error) => return self.degraded(&format!("cannot read list {name}: {error}; the lists before stay")),
+                Err(error) => {
+                    return self
+                        .degraded(&format!("cannot read list {name}: {error}; the lists before stay"));
+                }
             }
         }
         match self.enforcer.load_feeds(&lists) {
@@ -597,11 +616,6 @@ impl Gateway {
         }
     }
 
-    /// The wall-clock time of a moment on the kernel clock.
-    pub(super) fn wall_of(&self, then_ns: u64) -> Timestamp {
-        wall_of(then_ns, now())
-    }
-
     /// A baseline's stored form, or why there is none.
     pub(super) fn export_baseline(&self, key: DeviceKey) -> Result<Vec<u8>, LearnError> {
         let state = self.learner.export(key, datapath::now_ns()).ok_or(LearnError::Unknown(Mac(key.mac)))?;
@@ -620,7 +634,10 @@ pub(super) const fn kernel_mode(mode: GatewayMode) -> Mode {
 fn describe(notice: &Notice) -> (String, Option<Target>) {
     match notice {
         Notice::RolledBack { target, lost } => (
-            format!("{target} was released again: the gateway lost {} right after it was shut", lost.join(", ")),
+            format!(
+                "{target} was released again: the gateway lost {} right after it was shut",
+                lost.join(", ")
+            ),
             Some(*target),
         ),
         Notice::OutageNotOurs { lost } => {
@@ -636,6 +653,9 @@ fn describe(notice: &Notice) -> (String, Option<Target>) {
 }
 
 fn stats(counters: &Counters) -> serde_json::Value {
-    counters.named().map(|(name, value)| (name.to_owned(), value.into())).collect::<serde_json::Map<_, _>>().into()
+    counters
+        .named()
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
-

@@ -44,7 +44,8 @@ const RESTORED_DEVICES: u32 = 4_096;
 
 /// Guards the interfaces of `config` until a signal ends it; `source` is where a reload reads again.
 pub fn run(config: &Config, source: &Source) -> Result<()> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime =
+        runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let settings = Settings {
         socket: config.gateway.socket.clone(),
         group: Some(config.gateway.socket_group.clone()).filter(|group| !group.is_empty()),
@@ -72,7 +73,11 @@ fn set_up(
     let mut problems = Vec::new();
     let store = Store::open(&config.database_path())?;
     if let Some(aside) = store.moved_aside() {
-        problems.push(format!("the database was unusable ({}) and moved to {}", aside.cause, aside.to.display()));
+        problems.push(format!(
+            "the database was unusable ({}) and moved to {}",
+            aside.cause,
+            aside.to.display()
+        ));
     }
 
     let mut datapath = Datapath::load(&config.load_options())?;
@@ -82,7 +87,10 @@ fn set_up(
     let present = verdicts.config()?;
     let mut enforcer = Enforcer::new(verdicts, config.enforce_settings(), present);
     let memory = Duration::from_secs(config.enforce_settings().forget_s.max(3_600));
-    let since = began.wall.checked_sub(jiff::SignedDuration::try_from(memory).unwrap_or_default()).unwrap_or(began.wall);
+    let since = began
+        .wall
+        .checked_sub(jiff::SignedDuration::try_from(memory).unwrap_or_default())
+        .unwrap_or(began.wall);
     let restored = enforcer.restore(
         store.enforcements_to_restore(since)?,
         store.allowed()?,
@@ -206,7 +214,11 @@ fn every(period: Duration) -> tokio::time::Interval {
 }
 
 /// Probes at the configured pace, and every second while a verdict is on trial.
-async fn probe_for_ever(config: Config, probes: mpsc::Sender<Reachability>, mut quick: watch::Receiver<bool>) {
+async fn probe_for_ever(
+    config: Config,
+    probes: mpsc::Sender<Reachability>,
+    mut quick: watch::Receiver<bool>,
+) {
     let targets = probe::Targets::of(&config);
     if targets.is_empty() || !config.reachability.enabled {
         return;

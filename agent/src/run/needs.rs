@@ -11,12 +11,16 @@ use std::{
 use nix::ifaddrs::getifaddrs;
 use tidegate_common::verdict::role;
 
-use crate::{config::Config, enforce::Target};
+use crate::{
+    config::{Config, values::Endpoint},
+    enforce::Target,
+};
 
 /// Everything that must never be blocked without an operator having said so at run time, with its roles.
 pub(super) fn system_entries(config: &Config) -> Vec<(Target, u16)> {
     let listed = &config.never_block;
-    let operators = listed.addresses.iter().copied().chain(listed.devices.iter().copied().map(Target::Device));
+    let operators =
+        listed.addresses.iter().copied().chain(listed.devices.iter().copied().map(Target::Device));
     let needed = needed_addresses(config).into_iter().map(|(address, roles)| (Target::from(address), roles));
     operators.map(|target| (target, role::OPERATOR)).chain(needed).collect()
 }
@@ -35,8 +39,7 @@ fn needed_addresses(config: &Config) -> Vec<(IpAddr, u16)> {
     add(&listed.cloud, role::CLOUD);
     add(&config.reachability.dns, role::DNS);
     add(&config.reachability.ntp, role::NTP);
-    let endpoints: Vec<IpAddr> =
-        config.reachability.cloud.iter().filter_map(|endpoint| endpoint.address()).collect();
+    let endpoints: Vec<IpAddr> = config.reachability.cloud.iter().filter_map(Endpoint::address).collect();
     add(&endpoints, role::CLOUD);
     if listed.discover {
         // Devices resolve and get their leases at the gateway, unless the configuration names other servers.
@@ -116,8 +119,10 @@ mod tests {
 
     #[test]
     fn resolvers_are_read_and_the_machine_itself_is_left_out() {
-        let text = "# comment\nsearch lan\nnameserver 192.0.2.53\nnameserver 127.0.0.53\nnameserver fe80::1%eth0\n";
-        let expected: Vec<IpAddr> = vec![[192, 0, 2, 53].into(), "fe80::1".parse().unwrap_or_else(|_| unreachable!())];
+        let text =
+            "# comment\nsearch lan\nnameserver 192.0.2.53\nnameserver 127.0.0.53\nnameserver fe80::1%eth0\n";
+        let expected: Vec<IpAddr> =
+            vec![[192, 0, 2, 53].into(), "fe80::1".parse().unwrap_or_else(|_| unreachable!())];
         assert_eq!(parse_resolvers(text), expected);
     }
 

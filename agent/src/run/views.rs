@@ -4,9 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use tidegate_common::verdict::Verdict;
 
 use crate::{
-    api::view::{
-        AllowView, BlockView, IncidentView, InterfaceView, NoteView, RoleWord, TechniqueView,
-    },
+    api::view::{AllowView, BlockView, IncidentView, InterfaceView, NoteView, RoleWord, TechniqueView},
     datapath::{Attached, EgressHook, IngressMode},
     enforce::{AllowEntry, Author, Enforcement, Now},
     store::Incident,
@@ -56,10 +54,7 @@ pub(super) fn allow(entry: &AllowEntry, kernel: Option<&Verdict>) -> AllowView {
 pub(super) fn incident(incident: &Incident) -> IncidentView {
     IncidentView {
         id: incident.id.clone(),
-        technique: TechniqueView {
-            id: incident.technique.clone(),
-            name: incident.technique_name.clone(),
-        },
+        technique: TechniqueView { id: incident.technique.clone(), name: incident.technique_name.clone() },
         subject: incident.subject.clone(),
         victim: incident.victim,
         summary: incident.summary.clone(),

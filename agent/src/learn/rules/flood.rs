@@ -130,7 +130,6 @@ impl Floods {
 
     /// Packet rates inside one flow.
     pub(super) fn continued(
-        &mut self,
         config: &RuleConfig,
         contact: &Contact<'_>,
         before: &Progress,

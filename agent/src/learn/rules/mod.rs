@@ -150,7 +150,7 @@ impl Rules {
         if outcome == Outcome::Answered && !before.answered {
             self.floods.completed(contact);
         }
-        self.floods.continued(&self.config, contact, before, found);
+        flood::Floods::continued(&self.config, contact, before, found);
         if ended && outcome == Outcome::Answered {
             self.brute.ended(&self.config, contact, found);
         }
