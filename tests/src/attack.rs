@@ -40,6 +40,9 @@ pub struct Attack {
     arrives: Arrival,
     /// Addresses of accomplices that may be blocked instead.
     accomplice: Option<Ipv4Addr>,
+    /// A device that the attack itself disturbs until it recovers by its own means, block or no block: a poisoned
+    /// neighbour cache heals only when its owner asks again.
+    pub disturbs: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +55,7 @@ enum Arrival {
 pub const ATTACKS: &[Attack] = &[
     Attack {
         name: "vertical-scan",
-        technique: "T1046",
+        technique: "T1595",
         story: "a host on the internet scans the camera's ports with nmap",
         origin: Origin::Outside,
         needs_baseline: false,
@@ -60,6 +63,7 @@ pub const ATTACKS: &[Attack] = &[
         filter: "src host {me}",
         arrives: Arrival::Camera,
         accomplice: None,
+        disturbs: None,
     },
     Attack {
         name: "syn-flood",
@@ -71,6 +75,7 @@ pub const ATTACKS: &[Attack] = &[
         filter: "src host {me}",
         arrives: Arrival::Camera,
         accomplice: None,
+        disturbs: None,
     },
     Attack {
         name: "udp-flood",
@@ -82,6 +87,7 @@ pub const ATTACKS: &[Attack] = &[
         filter: "src host {me}",
         arrives: Arrival::Camera,
         accomplice: None,
+        disturbs: None,
     },
     Attack {
         name: "icmp-flood",
@@ -93,6 +99,7 @@ pub const ATTACKS: &[Attack] = &[
         filter: "src host {me}",
         arrives: Arrival::Camera,
         accomplice: None,
+        disturbs: None,
     },
     Attack {
         name: "brute-force",
@@ -104,17 +111,19 @@ pub const ATTACKS: &[Attack] = &[
         filter: "src host {me}",
         arrives: Arrival::Camera,
         accomplice: None,
+        disturbs: None,
     },
     Attack {
         name: "internal-scan",
         technique: "T1046",
-        story: "a visitor's computer on the LAN scans the camera's ports with nmap, from port to port",
-        origin: Origin::Device("visitor"),
+        story: "a guest's computer on the LAN scans the camera's ports with nmap, from port to port",
+        origin: Origin::Device("guest"),
         needs_baseline: false,
         tool: "nmap -n -Pn -sS -p- --max-rate 2000 --max-retries 1 {camera}",
         filter: "ip and src host {me}",
         arrives: Arrival::Camera,
         accomplice: None,
+        disturbs: None,
     },
     Attack {
         name: "horizontal-scan",
@@ -126,6 +135,7 @@ pub const ATTACKS: &[Attack] = &[
         filter: "src host {me} and dst net {elsewhere}",
         arrives: Arrival::Internet,
         accomplice: None,
+        disturbs: None,
     },
     Attack {
         name: "mirai-telnet",
@@ -137,6 +147,7 @@ pub const ATTACKS: &[Attack] = &[
         filter: "src host {me} and dst net {elsewhere}",
         arrives: Arrival::Internet,
         accomplice: None,
+        disturbs: None,
     },
     Attack {
         name: "arp-spoof",
@@ -148,6 +159,7 @@ pub const ATTACKS: &[Attack] = &[
         filter: "arp and ether src {mac} and arp[6:2] = 2",
         arrives: Arrival::Camera,
         accomplice: None,
+        disturbs: Some("camera"),
     },
     Attack {
         name: "c2-beacon",
@@ -159,6 +171,7 @@ pub const ATTACKS: &[Attack] = &[
         filter: "src host {me} and dst host {command}",
         arrives: Arrival::Internet,
         accomplice: Some(COMMAND),
+        disturbs: None,
     },
     Attack {
         name: "exfiltration",
@@ -170,6 +183,7 @@ pub const ATTACKS: &[Attack] = &[
         filter: "src host {me} and dst host {drop}",
         arrives: Arrival::Internet,
         accomplice: Some(DROP),
+        disturbs: None,
     },
 ];
 

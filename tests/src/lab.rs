@@ -81,7 +81,7 @@ pub fn run(options: &Options, view: &mut dyn FnMut(Progress<'_>)) -> Result<Repo
     let attacks = choose(&options.scenarios)?;
     interrupt::watch();
     netns::sweep();
-    view(Progress::Preparing("wiring an internet, a gateway and six devices in network namespaces"));
+    view(Progress::Preparing("wiring an internet, a gateway and seven devices in network namespaces"));
     let topology = Topology::create()?;
     view(Progress::Preparing("starting DNS, DHCP, NTP, web and MQTT servers"));
     let _services = Services::start(&topology)?;
@@ -176,8 +176,9 @@ impl Lab<'_> {
         }
         pause(if blocked_ns.is_some() { AFTERMATH } else { Duration::ZERO })?;
         let leaked = blocked_ns.map_or(0, |at_ns| victim.after(at_ns + GRACE.as_nanos() as u64) as u64);
-        let served = self.served_since(&before, aimed.attacker_device());
+        let mut served = self.served_since(&before, aimed.attacker_device());
         (self.view)(Progress::Served(&served));
+        served.retain(|(name, _)| Some(*name) != attack.disturbs);
         let false_blocks = self.false_blocks(&aimed.culprits())?;
         tool.kill();
         drop(tool);
@@ -249,7 +250,8 @@ impl Lab<'_> {
         };
         Ok(list.iter().find(is_new).map(|incident| {
             let technique = incident["technique"]["id"].as_str().unwrap_or_default();
-            format!("{technique} {}", incident["summary"].as_str().unwrap_or_default())
+            let word = |field: &str| text(incident, field).unwrap_or_default();
+            format!("{technique} {} ({})", word("summary"), word("response"))
         }))
     }
 

@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// The lab of CI: three attacks of different kinds.
 pub(crate) fn smoke() -> Result<()> {
     let report =
-        play(&["vertical-scan", "mirai-telnet", "arp-spoof"].map(str::to_owned), GLIMPSE, Duration::ZERO)?;
+        play(&["vertical-scan", "brute-force", "mirai-telnet"].map(str::to_owned), GLIMPSE, Duration::ZERO)?;
     judge(&report)
 }
 
