@@ -4,6 +4,7 @@
 //! through one. Both hand the frame to [`gate::pass`]; everything they know about packets, flows and verdicts is in
 //! `tidegate-common`, so the host runs the same logic.
 
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![no_std]
 #![no_main]
 #![expect(

@@ -158,10 +158,19 @@ fn copy_start(
     into: &mut [u8; SAMPLE_BYTES],
     load: impl FnOnce(*mut core::ffi::c_void, u32) -> i64,
 ) -> u16 {
-    let mut length = size as u32;
-    if length > SAMPLE_BYTES as u32 {
-        length = SAMPLE_BYTES as u32;
+    let mut length = as_word(size as u64);
+    if length > SAMPLE_BYTES as u64 {
+        length = SAMPLE_BYTES as u64;
     }
     // The verifier must see that the length is never 0.
-    if length < 14 || load(into.as_mut_ptr().cast(), length) != 0 { 0 } else { length as u16 }
+    if length < 14 || load(into.as_mut_ptr().cast(), length as u32) != 0 { 0 } else { length as u16 }
+}
+
+/// The same number, of which the compiler no longer knows that it has 32 bits: compared in half a register, its bounds would
+/// be lost on the verifier, who follows whole ones.
+#[inline(always)]
+fn as_word(mut number: u64) -> u64 {
+    // SAFETY: the instruction copies a register to itself.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) number, options(nomem, nostack, preserves_flags)) };
+    number
 }
