@@ -6,8 +6,12 @@
 mod answer;
 mod gateway;
 mod needs;
+mod orders;
 mod privileges;
 mod probe;
+mod report;
+mod respond;
+mod upkeep;
 mod views;
 
 use std::time::Duration;

@@ -75,8 +75,8 @@ impl ArpSpoofing {
         if !claim.of_gateway && claims.count < config.arp_claims {
             return None;
         }
-        let whose = if claim.of_gateway { "the gateway's own address" } else { "an address" };
         let times = if claims.count == 1 { "once".to_owned() } else { format!("{} times", claims.count) };
+        let whose = if claim.of_gateway { "the gateway".to_owned() } else { owner.to_string() };
         Some(Finding {
             subject: Subject::Device(claim.claimant),
             victim: Some(claim.address),
@@ -87,7 +87,7 @@ impl ArpSpoofing {
             first_ns: claims.first_ns,
             at_ns: now_ns,
             detail: format!(
-                "{} claimed {}, {whose} held by {owner}, {times} by ARP",
+                "{} claimed {}, an address of {whose}, {times} by ARP",
                 Mac(claim.claimant.mac),
                 claim.address
             ),

@@ -1,0 +1,161 @@
+//! What is done now and then: silent flows leave the table, kernel and desired state are compared, what was learned is
+//! saved, the configuration is read again.
+
+use std::collections::HashMap;
+
+use tidegate_common::{
+    counter::Counters,
+    device::DeviceKey,
+    flow::{FlowKey, FlowRecord},
+};
+
+use super::{
+    gateway::{Gateway, kernel_mode, now},
+    needs,
+};
+use crate::{
+    api::view::EventKind,
+    datapath,
+    enforce::{FeedList, Now},
+    identity::Mac,
+    learn::{LearnError, Phase},
+    store::{Durability, eve},
+};
+
+impl Gateway {
+    /// Every few seconds: silent flows leave the table.
+    pub(super) fn on_sweep(&mut self) {
+        let now = now();
+        let swept = match self.datapath.sweep_flows(now.kernel_ns, self.config.idle_limits()) {
+            Ok(swept) => swept,
+            Err(error) => return self.degraded(&error.to_string()),
+        };
+        for (key, record) in swept {
+            let ends = self.ends(&key, &record);
+            let findings = self.learner.observe_swept(&key, &record, ends, now.kernel_ns);
+            self.judge_all(findings);
+            let reason = if record.is_closed() { "closed" } else { "timeout" };
+            self.log_flow(&key, &record, reason, now);
+        }
+    }
+
+    pub(super) fn log_flow(&mut self, key: &FlowKey, record: &FlowRecord, reason: &str, now: Now) {
+        let Some(eve) = &mut self.eve else { return };
+        if self.flow_lines_left == 0 {
+            self.tallies.flow_lines_held += 1;
+            return;
+        }
+        self.flow_lines_left -= 1;
+        let ifindex = record.out.point.ifindex();
+        let interface = self.datapath.attached().iter().find(|attached| attached.ifindex == ifindex);
+        let name = interface.map(|attached| attached.interface.as_str());
+        eve.write(&eve::flow(key, record, name, reason, now));
+    }
+
+    /// Twice a minute: kernel and desired state are compared, devices and baselines saved, statistics logged.
+    pub(super) fn on_housekeeping(&mut self) {
+        let now = now();
+        let reconciled = self.enforcer.reconcile(now);
+        self.commit(reconciled, now);
+        self.save(now);
+        if let (Some(eve), Ok(counters)) = (&mut self.eve, self.datapath.counters()) {
+            eve.write(&eve::stats(stats(&counters), now.wall));
+        }
+    }
+
+    /// Saves devices and their baselines.
+    pub(super) fn save(&mut self, now: Now) {
+        let interfaces: HashMap<u32, String> = self
+            .datapath
+            .attached()
+            .iter()
+            .map(|attached| (attached.ifindex, attached.interface.clone()))
+            .collect();
+        let ready: Vec<DeviceKey> = self
+            .learner
+            .status()
+            .filter(|device| device.phase == Phase::Ready)
+            .map(|device| DeviceKey::new(device.mac.0, device.ifindex))
+            .collect();
+        let saved = self.store.batch(Durability::Process, |store| {
+            self.registry.devices(now).iter().try_for_each(|device| match interfaces.get(&device.ifindex) {
+                Some(interface) => store.save_device(interface, device),
+                None => Ok(()),
+            })
+        });
+        self.stored(saved);
+        for key in ready {
+            self.save_baseline(key, now);
+        }
+    }
+
+    /// Saves a baseline that the store does not have yet.
+    fn save_baseline(&mut self, key: DeviceKey, now: Now) {
+        let name = Mac(key.mac).to_string();
+        let known = self.store.baseline(&name).map(|known| known.is_some());
+        if matches!(known, Ok(true)) {
+            return;
+        }
+        if let Some(state) = self.learner.export(key, now.kernel_ns) {
+            let document = serde_json::to_vec(&state).unwrap_or_default();
+            let saved = self.store.save_baseline(&name, now.wall, &document).map(drop);
+            self.stored(saved);
+            self.tell(EventKind::Lifecycle, format!("the baseline of {name} is learned"), None, None);
+        }
+    }
+
+    /// Reads the configuration again and takes over what can change while running; the keys that need a restart.
+    pub(super) fn reload(&mut self) -> Result<Vec<&'static str>, String> {
+        let next = self.source.load().map_err(|error| error.to_string())?;
+        let needs_restart = self.config.diff_reloadable(&next);
+        let interfaces = self.config.gateway.interfaces.clone();
+        self.config = next;
+        self.config.gateway.interfaces = interfaces;
+        let now = now();
+        self.enforcer.set_settings(self.config.enforce_settings());
+        let mode = kernel_mode(self.config.gateway.mode);
+        self.enforcer.set_config(self.config.kernel_config(mode)).map_err(|error| error.to_string())?;
+        self.learner.reconfigure(self.config.learn_config(), self.config.detection.clone());
+        let system = self.enforcer.set_system(&needs::system_entries(&self.config), now);
+        self.commit(system, now);
+        self.load_feeds();
+        if let Some(eve) = &mut self.eve {
+            eve.reopen();
+        }
+        self.tell(EventKind::Lifecycle, "the configuration was read again".to_owned(), None, None);
+        Ok(needs_restart)
+    }
+
+    /// Puts the configured bulk lists in force; on an error the lists before stay.
+    pub(super) fn load_feeds(&mut self) {
+        let mut lists = Vec::new();
+        for path in &self.config.feeds.files {
+            let name = path.display().to_string();
+            match std::fs::File::open(path).and_then(|file| FeedList::read(&name, file)) {
+                Ok(list) => lists.push(list),
+                Err(error) => {
+                    return self
+                        .degraded(&format!("cannot read list {name}: {error}; the lists before stay"));
+                }
+            }
+        }
+        match self.enforcer.load_feeds(&lists) {
+            Ok(report) => tracing::info!(?report, "bulk lists loaded"),
+            Err(error) => self.degraded(&error.to_string()),
+        }
+    }
+
+    /// A baseline's stored form, or why there is none.
+    pub(super) fn export_baseline(&self, key: DeviceKey) -> Result<Vec<u8>, LearnError> {
+        let state = self.learner.export(key, datapath::now_ns()).ok_or(LearnError::Unknown(Mac(key.mac)))?;
+        Ok(serde_json::to_vec(&state).unwrap_or_default())
+    }
+}
+
+fn stats(counters: &Counters) -> serde_json::Value {
+    counters
+        .named()
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
