@@ -4,7 +4,7 @@
 //! of other layouts are looked through as well: an upgrade swaps the program of the old link and moves the pin.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -119,6 +119,35 @@ impl Datapath {
         self.attached.push(attached.clone());
         Ok(attached)
     }
+
+    /// Unpins what agents of other layouts left, once their links have been taken over. A layout whose links still
+    /// guard another interface is left alone.
+    pub fn drop_other_layouts(&self) {
+        let Some(own) = &self.pins else { return };
+        for layout in layouts(own).skip(1).filter(|path| is_layout(path)) {
+            if let Err(error) = remove_layout(&layout) {
+                tracing::warn!(layout = %layout.display(), %error, "cannot remove the tables of an earlier layout");
+            }
+        }
+    }
+}
+
+/// Directories of layouts are named by their hash; anything else beside them is not ours.
+fn is_layout(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn remove_layout(layout: &Path) -> io::Result<()> {
+    let links = layout.join(LINKS);
+    if fs::read_dir(&links)?.next().is_some() {
+        return Ok(());
+    }
+    fs::remove_dir(&links)?;
+    for table in fs::read_dir(layout)? {
+        fs::remove_file(table?.path())?;
+    }
+    fs::remove_dir(layout)
 }
 
 fn attach_ingress(
@@ -267,4 +296,27 @@ fn explain(error: &ProgramError) -> String {
         ""
     };
     format!("{cause}{hint}")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed file operation is the test's failure")]
+
+    use super::*;
+
+    #[test]
+    fn a_layout_is_removed_only_when_nothing_is_attached_through_it() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = root.path().join("0123456789abcdef");
+        let link = layout.join(LINKS).join("ingress-driver-2-lan0");
+        fs::create_dir_all(layout.join(LINKS)).unwrap();
+        fs::write(layout.join("FLOWS"), "").unwrap();
+        fs::write(&link, "").unwrap();
+        remove_layout(&layout).unwrap();
+        assert!(layout.join("FLOWS").exists());
+        fs::remove_file(&link).unwrap();
+        remove_layout(&layout).unwrap();
+        assert!(!layout.exists());
+        assert!(is_layout(&layout) && !is_layout(&root.path().join("links")));
+    }
 }

@@ -112,6 +112,7 @@ fn set_up(
         let attached = datapath.attach(interface, config.gateway.xdp)?;
         tracing::info!(?attached, "attached");
     }
+    datapath.drop_other_layouts();
     take_up_devices(&store, &datapath, &mut registry, &mut learner, &mut problems)?;
 
     let parts = Parts {

@@ -269,7 +269,7 @@ fn an_arp_spoofer_is_blamed_and_its_victim_is_not() {
     assert_eq!(found[0].at_ns, 11 * S);
     assert_eq!(
         found[0].detail,
-        "02:00:00:00:00:42 claimed 10.0.0.1, an address held by 02:00:00:00:00:01, 2 times by ARP"
+        "02:00:00:00:00:42 claimed 10.0.0.1, an address of 02:00:00:00:00:01, 2 times by ARP"
     );
 }
 
