@@ -221,6 +221,8 @@ pub mod present {
     pub const FEED_V4: u32 = 0x20;
     /// Bulk lists with IPv6 addresses.
     pub const FEED_V6: u32 = 0x40;
+    /// Exact entries on an operator's never-block list, now or since the agent started.
+    pub const OPERATORS: u32 = 0x80;
 }
 
 /// Settings the programs read for every packet; one entry, written whole by the agent.

@@ -134,6 +134,32 @@ mod tests {
     }
 
     #[test]
+    fn an_operators_entry_at_the_other_end_spares_a_blocked_source() {
+        if !nix::unistd::geteuid().is_root() || !super::super::object_is_embedded() {
+            println!(
+                "SKIPPED an_operators_entry_at_the_other_end_spares_a_blocked_source: needs root and the kernel programs"
+            );
+            return;
+        }
+        let mut bed = TestBed::new(1_024).unwrap();
+        let enforce = Config { mode: Mode::Enforce as u32, ..Config::default() };
+        bed.verdicts.configure(&enforce).unwrap();
+        let block = Verdict { action: Action::Block as u8, expires_ns: u64::MAX, ..Verdict::default() };
+        bed.verdicts.put(&"10.0.0.1".parse().unwrap(), &block).unwrap();
+        assert!(!bed.ingress(&frame()).unwrap());
+        let operators = Verdict {
+            action: Action::NeverBlock as u8,
+            roles: tidegate_common::verdict::role::OPERATOR,
+            expires_ns: u64::MAX,
+            ..Verdict::default()
+        };
+        bed.verdicts.put(&"10.0.0.2".parse().unwrap(), &operators).unwrap();
+        assert!(bed.ingress(&frame()).unwrap());
+        bed.verdicts.remove(&"10.0.0.2".parse().unwrap()).unwrap();
+        assert!(!bed.ingress(&frame()).unwrap());
+    }
+
+    #[test]
     fn the_longest_test_frame_is_what_the_kernel_says() {
         if !nix::unistd::geteuid().is_root() || !super::super::object_is_embedded() {
             println!(

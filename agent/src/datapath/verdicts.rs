@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use tidegate_common::{
     maps,
     pod::{Addr, MacKey},
-    verdict::{Action, Config, FeedEntry, Verdict, present},
+    verdict::{Action, Config, FeedEntry, Verdict, present, role},
 };
 
 use super::{Abi, Datapath, DatapathError, load::open, table};
@@ -31,13 +31,15 @@ pub struct VerdictTables {
     devices: HashMap<MapData, Abi<MacKey>, Abi<Verdict>>,
     feed_v4: HashMap<MapData, u32, Abi<FeedEntry>>,
     feed_v6: HashMap<MapData, [u64; 2], Abi<FeedEntry>>,
+    /// Whether an operator's never-block address was ever written: never unset, because the programs only save time by it.
+    operators: bool,
 }
 
 impl Datapath {
     /// Takes the verdict tables out; there is one writer.
     pub fn take_verdicts(&mut self) -> Result<VerdictTables, DatapathError> {
         let programs = &mut self.programs;
-        Ok(VerdictTables {
+        let mut tables = VerdictTables {
             config: open(programs, maps::CONFIG)?,
             v4: open(programs, maps::VERDICT_V4)?,
             v6: open(programs, maps::VERDICT_V6)?,
@@ -46,7 +48,12 @@ impl Datapath {
             devices: open(programs, maps::VERDICT_DEVICE)?,
             feed_v4: open(programs, maps::FEED_V4)?,
             feed_v6: open(programs, maps::FEED_V6)?,
-        })
+            operators: false,
+        };
+        let found = VerdictTable::entries(&tables)
+            .map_err(|error| DatapathError::Table { table: maps::VERDICT_V4, cause: error.to_string() })?;
+        tables.operators = found.iter().any(|(_, verdict)| verdict.roles & role::OPERATOR != 0);
+        Ok(tables)
     }
 }
 
@@ -78,6 +85,7 @@ impl VerdictTables {
     fn present(&self) -> u32 {
         let tables = self;
         let bits = [
+            (present::OPERATORS, self.operators),
             (present::V4, tables.v4.keys().next().is_some()),
             (present::V6, tables.v6.keys().next().is_some()),
             (present::PREFIXES, tables.prefixes.keys().next().is_some()),
@@ -93,6 +101,10 @@ impl VerdictTables {
 impl VerdictTable for VerdictTables {
     fn put(&mut self, target: &Target, verdict: &Verdict) -> Result<(), TableError> {
         let value = Abi(*verdict);
+        if verdict.roles & role::OPERATOR != 0 && !self.operators {
+            self.operators = true;
+            self.set_present(present::OPERATORS, true)?;
+        }
         let bit = match target {
             Target::Address(IpAddr::V4(v4)) => {
                 let key = Addr::v4(v4.octets()).v4_key();
