@@ -221,7 +221,7 @@ pub mod present {
     pub const FEED_V4: u32 = 0x20;
     /// Bulk lists with IPv6 addresses.
     pub const FEED_V6: u32 = 0x40;
-    /// Exact entries on an operator's never-block list, now or since the agent started.
+    /// Addresses or devices on the operator's never-block list.
     pub const OPERATORS: u32 = 0x80;
 }
 

@@ -3,14 +3,14 @@
 //! Which tables hold anything is part of the programs' settings, so that an empty table costs nothing; it is kept true
 //! here, where entries come and go.
 
-use std::{io, net::IpAddr};
+use std::{collections::HashSet, io, net::IpAddr};
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, lpm_trie::Key};
 use ipnet::IpNet;
 use tidegate_common::{
     maps,
     pod::{Addr, MacKey},
-    verdict::{Action, Config, FeedEntry, Verdict, present, role},
+    verdict::{Action, Config, FeedEntry, Verdict, present},
 };
 
 use super::{Abi, Datapath, DatapathError, load::open, table};
@@ -31,8 +31,8 @@ pub struct VerdictTables {
     devices: HashMap<MapData, Abi<MacKey>, Abi<Verdict>>,
     feed_v4: HashMap<MapData, u32, Abi<FeedEntry>>,
     feed_v6: HashMap<MapData, [u64; 2], Abi<FeedEntry>>,
-    /// Whether an operator's never-block address was ever written: never unset, because the programs only save time by it.
-    operators: bool,
+    /// The operator's never-block addresses and devices.
+    operators: HashSet<Target>,
 }
 
 impl Datapath {
@@ -48,11 +48,12 @@ impl Datapath {
             devices: open(programs, maps::VERDICT_DEVICE)?,
             feed_v4: open(programs, maps::FEED_V4)?,
             feed_v6: open(programs, maps::FEED_V6)?,
-            operators: false,
+            operators: HashSet::new(),
         };
         let found = VerdictTable::entries(&tables)
             .map_err(|error| DatapathError::Table { table: maps::VERDICT_V4, cause: error.to_string() })?;
-        tables.operators = found.iter().any(|(_, verdict)| verdict.roles & role::OPERATOR != 0);
+        let operators = found.into_iter().filter(|(target, verdict)| target.spares_peers(verdict));
+        tables.operators = operators.map(|(target, _)| target).collect();
         Ok(tables)
     }
 }
@@ -85,7 +86,7 @@ impl VerdictTables {
     fn present(&self) -> u32 {
         let tables = self;
         let bits = [
-            (present::OPERATORS, self.operators),
+            (present::OPERATORS, !self.operators.is_empty()),
             (present::V4, tables.v4.keys().next().is_some()),
             (present::V6, tables.v6.keys().next().is_some()),
             (present::PREFIXES, tables.prefixes.keys().next().is_some()),
@@ -101,9 +102,11 @@ impl VerdictTables {
 impl VerdictTable for VerdictTables {
     fn put(&mut self, target: &Target, verdict: &Verdict) -> Result<(), TableError> {
         let value = Abi(*verdict);
-        if verdict.roles & role::OPERATOR != 0 && !self.operators {
-            self.operators = true;
+        if target.spares_peers(verdict) {
+            self.operators.insert(*target);
             self.set_present(present::OPERATORS, true)?;
+        } else {
+            self.operators.remove(target);
         }
         let bit = match target {
             Target::Address(IpAddr::V4(v4)) => {
@@ -138,6 +141,7 @@ impl VerdictTable for VerdictTables {
     }
 
     fn remove(&mut self, target: &Target) -> Result<(), TableError> {
+        self.operators.remove(target);
         let tables = &mut *self;
         match target {
             Target::Address(IpAddr::V4(v4)) => {

@@ -20,6 +20,8 @@ pub(super) struct Mirror<T> {
     counts: [usize; PLACES],
     /// Addresses in the bulk-list slot in force: IPv4, IPv6.
     fed: [usize; 2],
+    /// Entries of the operator's never-block list, prefixes excepted.
+    operators: usize,
 }
 
 const PLACES: usize = 5;
@@ -39,7 +41,7 @@ const fn place(target: &Target, verdict: &Verdict) -> usize {
 impl<T: VerdictTable> Mirror<T> {
     pub(super) fn new(table: T, config: Config) -> Self {
         let fed = [present::FEED_V4, present::FEED_V6].map(|flag| usize::from(config.present & flag != 0));
-        Self { table, config, configured: None, entries: HashMap::new(), counts: [0; PLACES], fed }
+        Self { table, config, configured: None, entries: HashMap::new(), counts: [0; PLACES], fed, operators: 0 }
     }
 
     /// Takes `found` for what was written: the tables outlived the agent that wrote them.
@@ -51,9 +53,15 @@ impl<T: VerdictTable> Mirror<T> {
 
     fn note(&mut self, target: Target, verdict: Verdict) {
         self.counts[place(&target, &verdict)] += 1;
+        self.operators += usize::from(target.spares_peers(&verdict));
         if let Some(before) = self.entries.insert(target, verdict) {
-            self.counts[place(&target, &before)] -= 1;
+            self.forget(&target, &before);
         }
+    }
+
+    fn forget(&mut self, target: &Target, before: &Verdict) {
+        self.counts[place(target, before)] -= 1;
+        self.operators -= usize::from(target.spares_peers(before));
     }
 
     pub(super) const fn table(&self) -> &T {
@@ -83,7 +91,7 @@ impl<T: VerdictTable> Mirror<T> {
     pub(super) fn remove(&mut self, target: &Target) -> Result<(), TableError> {
         self.table.remove(target)?;
         if let Some(before) = self.entries.remove(target) {
-            self.counts[place(target, &before)] -= 1;
+            self.forget(target, &before);
         }
         self.configure()
     }
@@ -140,6 +148,7 @@ impl<T: VerdictTable> Mirror<T> {
     fn presence(&self) -> u32 {
         let tables = FLAGS.iter().zip(self.counts);
         let feeds = [present::FEED_V4, present::FEED_V6].iter().zip(self.fed);
-        tables.chain(feeds).filter(|(_, count)| *count > 0).fold(0, |flags, (flag, _)| flags | flag)
+        let operators = if self.operators > 0 { present::OPERATORS } else { 0 };
+        tables.chain(feeds).filter(|(_, count)| *count > 0).fold(operators, |flags, (flag, _)| flags | flag)
     }
 }

@@ -165,6 +165,7 @@ proptest! {
                     Target::Prefix(_) => present::PREFIXES,
                     Target::Device(_) => present::DEVICE,
                 };
+                flags |= if target.spares_peers(verdict) { present::OPERATORS } else { 0 };
             }
             let [v4, v6] = table.fed(table.config.feed_slot);
             flags |= if v4 > 0 { present::FEED_V4 } else { 0 } | if v6 > 0 { present::FEED_V6 } else { 0 };

@@ -11,7 +11,7 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use tidegate_common::verdict::{Config, Verdict};
+use tidegate_common::verdict::{Config, Verdict, role};
 
 use crate::identity::Mac;
 
@@ -41,6 +41,11 @@ impl Target {
             Self::Prefix(_) => "prefix",
             Self::Device(_) => "device",
         }
+    }
+
+    /// Whether `verdict` on this target also spares whoever talks to it: the operator's never-block list, prefixes excepted.
+    pub const fn spares_peers(&self, verdict: &Verdict) -> bool {
+        !matches!(self, Self::Prefix(_)) && verdict.roles & role::OPERATOR != 0
     }
 
     /// The same target in its one spelling.

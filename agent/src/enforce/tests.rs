@@ -271,7 +271,7 @@ fn a_restart_changes_nothing_and_a_reboot_converts_the_clock() {
     assert_eq!(report, Report::default());
     assert_eq!(fresh.table().verdicts[&target("192.0.2.7")].expires_ns, (7 + 600) * SECOND);
     assert_eq!(fresh.table().verdicts[&target("192.0.2.0/25")].expires_ns, u64::MAX);
-    assert_eq!(fresh.table().config.present, present::V4 | present::PREFIXES);
+    assert_eq!(fresh.table().config.present, present::V4 | present::PREFIXES | present::OPERATORS);
 
     let late = Now { kernel_ns: SECOND, wall: at(901).wall };
     let (_, report) = restarted(MemoryTable::default(), before.live(), before.allowed(), late);
@@ -341,7 +341,8 @@ fn bulk_lists_swap_at_once_and_spare_never_block() {
     assert_eq!((report.addresses, report.prefixes, report.spared_total), ([1, 1], 1, 2));
     let table = enforcer.table();
     assert_eq!((table.config.feed_slot, table.fed(1), table.fed(0)), (1, [1, 1], [0, 0]));
-    assert_eq!(table.config.present, present::V4 | present::FEED_V4 | present::FEED_V6 | present::PREFIXES);
+    let present = present::V4 | present::OPERATORS | present::FEED_V4 | present::FEED_V6 | present::PREFIXES;
+    assert_eq!(table.config.present, present);
     assert_eq!(table.verdicts[&target("203.0.113.0/24")].reason, Reason::Feed as u8);
     assert!(enforcer.reconcile(at(1)).unwrap().is_empty());
 
@@ -361,7 +362,7 @@ fn bulk_lists_swap_at_once_and_spare_never_block() {
     enforcer.load_feeds(&[next]).unwrap();
     let table = enforcer.table();
     assert_eq!((table.config.feed_slot, table.fed(0), table.fed(1)), (0, [1, 0], [0, 0]));
-    assert_eq!(table.config.present, present::V4 | present::FEED_V4);
+    assert_eq!(table.config.present, present::V4 | present::FEED_V4 | present::OPERATORS);
 }
 
 #[test]
