@@ -1,7 +1,7 @@
 //! Tidegate as an operator sees it: a program, a configuration file, and the command line.
 
 use std::{
-    fmt::Write as _,
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Stdio,
@@ -28,14 +28,14 @@ pub struct Settings {
     pub learning_s: u64,
     /// How long a first block lasts, in seconds.
     pub base_ttl_s: u64,
-    /// Addresses that nothing may touch.
-    pub never_block: Vec<String>,
+    /// Other keys of the configuration, such as `("enforcement.max_ttl", "\"1h\"")`; they win over the lab's own.
+    pub keys: Vec<(&'static str, String)>,
 }
 
 impl Settings {
     /// Defaults of the lab.
     pub fn new(binary: PathBuf) -> Self {
-        Self { binary, mode: "enforce", learning_s: 60, base_ttl_s: 600, never_block: Vec::new() }
+        Self { binary, mode: "enforce", learning_s: 60, base_ttl_s: 600, keys: Vec::new() }
     }
 }
 
@@ -174,18 +174,33 @@ fn spawn(topology: &Topology, binary: &Path, config: &Path, log: &Path) -> Resul
 
 fn configuration(topology: &Topology, settings: &Settings) -> String {
     let directory = topology.directory().display();
-    let Settings { mode, learning_s, base_ttl_s, never_block, .. } = settings;
-    let mut text = format!(
-        "[gateway]\nmode = \"{mode}\"\nstate_dir = \"{directory}/state\"\nsocket = \"{directory}/tidegate.sock\"\n\
-         pin_path = \"{directory}/bpf/tidegate\"\n\n\
-         [learning]\nlearning_period = \"{learning_s}s\"\nwindow = \"5s\"\nmin_windows = 8\nmin_flows = 16\n\n\
-         [enforcement]\nbase_ttl = \"{base_ttl_s}s\"\nblast_radius_devices_per_hour = 1000\n\n\
-         [never_block]\ndns = [\"{GATEWAY}\"]\ndhcp = [\"{GATEWAY}\"]\nntp = [\"{NTP}\"]\ncloud = [\"{CLOUD}\"]\n\
-         addresses = {never_block:?}\n\n\
-         [reachability]\ndns = [\"{DNS}\"]\ndns_name = \"cloud.test\"\nntp = [\"{NTP}\"]\ncloud = [\"{CLOUD}:80\"]\n\
-         interval = \"5s\"\n"
-    );
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "\n[metrics]\nlisten = \"127.0.0.1:9469\"");
-    text
+    let text = |value: &dyn std::fmt::Display| format!("\"{value}\"");
+    let list = |value: &dyn std::fmt::Display| format!("[\"{value}\"]");
+    let defaults = [
+        ("gateway.mode", text(&settings.mode)),
+        ("gateway.state_dir", text(&format_args!("{directory}/state"))),
+        ("gateway.socket", text(&format_args!("{directory}/tidegate.sock"))),
+        ("gateway.pin_path", text(&format_args!("{directory}/bpf/tidegate"))),
+        ("learning.learning_period", text(&format_args!("{}s", settings.learning_s))),
+        ("learning.window", text(&"5s")),
+        ("learning.min_windows", "8".to_owned()),
+        ("learning.min_flows", "16".to_owned()),
+        ("enforcement.base_ttl", text(&format_args!("{}s", settings.base_ttl_s))),
+        ("enforcement.blast_radius_devices_per_hour", "1000".to_owned()),
+        // The same device attacks again and again here, and is released each time.
+        ("enforcement.cooldown", text(&"0s")),
+        ("never_block.dns", list(&GATEWAY)),
+        ("never_block.dhcp", list(&GATEWAY)),
+        ("never_block.ntp", list(&NTP)),
+        ("never_block.cloud", list(&CLOUD)),
+        ("reachability.dns", list(&DNS)),
+        ("reachability.dns_name", text(&"cloud.test")),
+        ("reachability.ntp", list(&NTP)),
+        ("reachability.cloud", list(&format_args!("{CLOUD}:80"))),
+        ("reachability.interval", text(&"5s")),
+        ("metrics.listen", text(&"127.0.0.1:9469")),
+    ];
+    let mut keys: BTreeMap<&str, String> = defaults.into_iter().collect();
+    keys.extend(settings.keys.iter().map(|(key, value)| (*key, value.clone())));
+    keys.into_iter().fold(String::new(), |text, (key, value)| text + key + " = " + &value + "\n")
 }

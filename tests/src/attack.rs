@@ -116,8 +116,8 @@ pub const ATTACKS: &[Attack] = &[
     Attack {
         name: "internal-scan",
         technique: "T1046",
-        story: "a guest's computer on the LAN scans the camera's ports with nmap, from port to port",
-        origin: Origin::Device("guest"),
+        story: "a visitor's computer on the LAN scans the camera's ports with nmap, from port to port",
+        origin: Origin::Device("visitor"),
         needs_baseline: false,
         tool: "nmap -n -Pn -sS -p- --max-rate 2000 --max-retries 1 {camera}",
         filter: "ip and src host {me}",

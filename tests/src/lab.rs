@@ -81,7 +81,7 @@ pub fn run(options: &Options, view: &mut dyn FnMut(Progress<'_>)) -> Result<Repo
     let attacks = choose(&options.scenarios)?;
     interrupt::watch();
     netns::sweep();
-    view(Progress::Preparing("wiring an internet, a gateway and seven devices in network namespaces"));
+    view(Progress::Preparing("wiring an internet, a gateway and six devices in network namespaces"));
     let topology = Topology::create()?;
     view(Progress::Preparing("starting DNS, DHCP, NTP, web and MQTT servers"));
     let _services = Services::start(&topology)?;

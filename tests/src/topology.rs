@@ -61,15 +61,14 @@ pub struct Place {
     pub netns: Netns,
 }
 
-/// Names and hardware addresses of the devices; the last three are the ones that turn hostile.
-const DEVICES: [(&str, &str); 7] = [
+/// Names and hardware addresses of the devices; the last two are the ones that turn hostile.
+const DEVICES: [(&str, &str); 6] = [
     ("camera", "28:57:be:00:00:11"),
     ("sensor", "24:0a:c4:00:00:12"),
     ("plug", "50:c7:bf:00:00:13"),
     ("hub", "00:17:88:00:00:14"),
     ("recorder", "9c:8e:cd:00:00:15"),
     ("visitor", "b8:27:eb:00:00:16"),
-    ("guest", "3c:22:fb:00:00:17"),
 ];
 
 /// Everything the lab is made of.

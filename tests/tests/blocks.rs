@@ -12,8 +12,10 @@ use std::{
 
 use common::{Conversation, drip, guarded};
 use tidegate_tests::{
+    process::Process,
     sniffer::Sniffer,
     topology::{ATTACKER, ATTACKER_V6, CLOUD, STREAM},
+    wait_for,
 };
 
 #[test]
@@ -127,6 +129,23 @@ fn a_kill_and_a_restart_let_no_packet_through() {
     let blocks = net.agent.list(&["blocks", "list"], "blocks").unwrap();
     assert!(blocks.iter().any(|block| block["target"] == ATTACKER.to_string()), "{blocks:?}");
     assert!(net.is_cut(&net.topology.attacker, camera), "still in force after the restart");
+}
+
+#[test]
+fn an_attack_that_goes_on_after_a_release_is_shut_out_again_at_once() {
+    let name = "blocks::an_attack_that_goes_on_after_a_release_is_shut_out_again_at_once";
+    let Some(net) = guarded(name, |_| {}) else { return };
+    let camera = net.device("camera").address.to_string();
+    let mut flood = net.topology.attacker.command("hping3");
+    flood.args(["-q", "-n", "-S", "-p", "8080", "-i", "u500", &camera]);
+    let _flood = Process::start(&mut flood, &net.topology.directory().join("hping3.log")).unwrap();
+    let blocked = || {
+        let blocks = net.agent.list(&["blocks", "list"], "blocks").unwrap();
+        blocks.iter().any(|block| block["target"] == ATTACKER.to_string()).then_some(())
+    };
+    assert!(wait_for(Duration::from_secs(8), blocked).is_some(), "the flood is blocked");
+    net.tidegate(&["blocks", "delete", &ATTACKER.to_string()]);
+    assert!(wait_for(Duration::from_secs(8), blocked).is_some(), "and again\n{}", net.agent.said());
 }
 
 #[test]

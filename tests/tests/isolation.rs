@@ -92,7 +92,11 @@ fn full_leaves_nothing() {
 #[test]
 fn an_operators_entry_wins_over_full_isolation() {
     let name = "isolation::an_operators_entry_wins_over_full_isolation";
-    let Some(net) = guarded(name, |settings| settings.never_block.push(ATTACKER.to_string())) else { return };
+    let Some(net) = guarded(name, |settings| {
+        settings.keys.push(("never_block.addresses", format!("[\"{ATTACKER}\"]")));
+    }) else {
+        return;
+    };
     let recorder = net.device("recorder");
     let mut talk = Conversation::begin(&recorder.netns, ATTACKER);
     net.tidegate(&["devices", "isolate", recorder.mac, "--level", "full", "--ttl", "10m"]);

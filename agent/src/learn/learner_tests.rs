@@ -73,6 +73,24 @@ fn a_device_learns_and_then_stays_quiet() {
 }
 
 #[test]
+fn what_goes_on_is_reported_again_once_it_is_forgotten() {
+    let mut sim = Sim::new();
+    let claim = |holder: u8| ArpClaim {
+        claimant: device(66),
+        address: IpAddr::from([10, 0, 0, 1]),
+        holder: Mac(device(holder).mac),
+        of_gateway: true,
+    };
+    let subject = Subject::Device(device(66));
+    assert_eq!(sim.learner.observe_arp_claim(&claim(1), S).len(), 1);
+    assert!(sim.learner.observe_arp_claim(&claim(1), 2 * S).is_empty(), "the same is not repeated at once");
+    sim.learner.forget_reports(|about| *about != subject);
+    assert!(sim.learner.observe_arp_claim(&claim(1), 3 * S).is_empty(), "another subject was forgotten");
+    sim.learner.forget_reports(|about| *about == subject);
+    assert_eq!(sim.learner.observe_arp_claim(&claim(1), 4 * S).len(), 1);
+}
+
+#[test]
 fn nothing_is_ready_before_its_time() {
     let mut sim = Sim::with(LearnConfig { period_s: 3_600, ..quick() });
     let mut script = Script::default();

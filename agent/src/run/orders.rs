@@ -15,7 +15,8 @@ use crate::{
         AllowOrder, BlockOrder, DeviceRef, IsolationOrder, Operator, Refusal,
         view::{AllowView, BlockView, ModelView, ReloadView},
     },
-    enforce::{Order, Target},
+    decide::target_of,
+    enforce::{Order, Report, Target},
     identity::Mac,
     learn::BaselineState,
     store::Durability,
@@ -74,6 +75,7 @@ impl Gateway {
         let now = now();
         let report = self.enforcer.release(&target, &who.to_string(), now).map_err(refused)?;
         let ended = report.changes.first().map(|record| views::block(record, now));
+        self.forget_reports(&report);
         self.commit(Ok(report), now);
         ended.ok_or_else(|| Refusal::not_found(format!("{target} is under no enforcement"), LIST_BLOCKS))
     }
@@ -82,8 +84,18 @@ impl Gateway {
         let now = now();
         let report = self.enforcer.flush(&who.to_string(), |_| true, now).map_err(refused)?;
         let ended = report.changes.iter().map(|record| views::block(record, now)).collect();
+        self.forget_reports(&report);
         self.commit(Ok(report), now);
         Ok(ended)
+    }
+
+    /// What goes on although an operator took its verdict back is found again at once, not only when it would be repeated.
+    fn forget_reports(&mut self, ended: &Report) {
+        let targets: Vec<Target> = ended.changes.iter().map(|record| record.target).collect();
+        self.learner.forget_reports(|subject| {
+            let own = target_of(subject);
+            targets.iter().any(|target| target.contains(&own))
+        });
     }
 
     pub(super) fn allow(&mut self, order: &AllowOrder, who: &Operator) -> Answer<AllowView> {
