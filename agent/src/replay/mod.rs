@@ -1,23 +1,24 @@
 //! Replay: recorded traffic through the same accounting that guards live traffic.
 //!
 //! Captures go in as one stream of frames; flow records and an exact account of every packet come out. What neither the
-//! kernel's test run nor an Ethernet parser can take is counted here, before any engine, so that engines agree.
+//! kernel's test run nor an Ethernet parser can take is counted here, before any engine, so that engines agree. Flow logs
+//! of other programs go in as flows (`flowlog`) and come out as the same records (`logs`).
 //! Replay never touches a network or a running agent.
 
 pub mod capture;
 pub mod engine;
+pub mod flowlog;
+pub mod input;
 pub mod kernel;
+pub mod logs;
 pub mod report;
 
-use std::{
-    fs::File,
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::{io::Read, path::PathBuf};
 
 use capture::{CaptureError, Captured, End, LINK_ETHERNET};
 use engine::{Engine, EngineError};
-use indicatif::{ProgressBar, ProgressStyle};
+use flowlog::FlowLogError;
+use input::CaptureFile;
 use report::Report;
 use tidegate_common::parse::{UNPARSED_REASONS, Unparsed};
 
@@ -42,6 +43,27 @@ pub enum ReplayError {
         /// What is wrong with it.
         cause: CaptureError,
     },
+    /// The flow log was refused.
+    #[error("cannot replay {}: {cause}", path.display())]
+    FlowLog {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: FlowLogError,
+    },
+    /// Packets and flows cannot be one stream.
+    #[error(
+        "{} is a flow log and {} a capture (hint: replay them one after the other)", log.display(), capture.display()
+    )]
+    Mixed {
+        /// The first flow log.
+        log: PathBuf,
+        /// The first capture.
+        capture: PathBuf,
+    },
+    /// The records could not be printed.
+    #[error("cannot write: {0}")]
+    Output(#[from] std::io::Error),
     /// The engine gave up.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -81,20 +103,12 @@ impl<E: Engine> Replay<E> {
     }
 
     /// Replays one file after those before it; returns where it was cut off, if it was.
-    pub fn file(&mut self, path: &Path, progress: &ProgressBar) -> Result<Option<CutOff>, ReplayError> {
-        let file = File::open(path)
-            .and_then(|file| {
-                if file.metadata()?.is_dir() {
-                    Err(std::io::ErrorKind::IsADirectory.into())
-                } else {
-                    Ok(file)
-                }
-            })
-            .map_err(|cause| ReplayError::Open { path: path.to_owned(), cause })?;
-        match self.stream(progress.wrap_read(file)) {
+    pub fn file(&mut self, file: CaptureFile) -> Result<Option<CutOff>, ReplayError> {
+        let CaptureFile { path, input } = file;
+        match self.stream(input) {
             Ok(End::Complete) => Ok(None),
-            Ok(End::CutOff(at)) => Ok(Some(CutOff { path: path.to_owned(), at })),
-            Err(StreamError::Capture(cause)) => Err(ReplayError::Capture { path: path.to_owned(), cause }),
+            Ok(End::CutOff(at)) => Ok(Some(CutOff { path, at })),
+            Err(StreamError::Capture(cause)) => Err(ReplayError::Capture { path, cause }),
             Err(StreamError::Engine(error)) => Err(error.into()),
         }
     }
@@ -132,19 +146,13 @@ impl<E: Engine> Replay<E> {
     }
 }
 
-/// Replays `files` as one stream on `engine`. Progress shows on stderr when that is a terminal.
-pub fn replay<E: Engine>(files: &[PathBuf], engine: E) -> Result<(Report, Vec<CutOff>), ReplayError> {
-    let bytes = files.iter().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum();
-    let progress = ProgressBar::new(bytes);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
-        progress.set_style(style);
-    }
+/// Replays `files` as one stream on `engine`.
+pub fn replay<E: Engine>(files: Vec<CaptureFile>, engine: E) -> Result<(Report, Vec<CutOff>), ReplayError> {
     let mut replay = Replay::new(engine);
     let mut cut_off = Vec::new();
     for file in files {
-        cut_off.extend(replay.file(file, &progress)?);
+        cut_off.extend(replay.file(file)?);
     }
-    progress.finish_and_clear();
     Ok((replay.finish()?, cut_off))
 }
 

@@ -13,6 +13,8 @@ use tidegate_common::{
     pod::Addr,
 };
 
+use super::flowlog::LineTally;
+
 /// One flow; `src` is the initiator, `out` its direction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FlowLine {
@@ -67,6 +69,12 @@ impl FlowLine {
             tcp_flags_in: record.inward.tcp_flags,
         }
     }
+
+    /// Writes the line.
+    pub fn write(&self, mut output: impl Write) -> io::Result<()> {
+        serde_json::to_writer(&mut output, self)?;
+        output.write_all(b"\n")
+    }
 }
 
 /// The account: `packets = in_flows + Σ unparsed + folded + lost`.
@@ -82,6 +90,28 @@ pub struct Summary {
     pub folded: u64,
     /// Packets an engine took and did not account for.
     pub lost: u64,
+    /// What became of a flow log's lines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<LineTally>,
+}
+
+impl Summary {
+    /// Whether the account is exact: nothing counted twice, nothing missing.
+    pub fn balances(&self) -> bool {
+        let Self { packets, in_flows, ref unparsed, folded, lost, .. } = *self;
+        packets == in_flows + unparsed.values().sum::<u64>() + folded + lost
+    }
+
+    /// Writes the last line.
+    pub fn write(&self, mut output: impl Write) -> io::Result<()> {
+        #[derive(Serialize)]
+        struct Last<'a> {
+            summary: &'a Summary,
+        }
+        serde_json::to_writer(&mut output, &Last { summary: self })?;
+        output.write_all(b"\n")?;
+        output.flush()
+    }
 }
 
 /// Everything replay found, ready to print.
@@ -111,30 +141,22 @@ impl Report {
             .collect();
         let explained = in_flows + unparsed.values().sum::<u64>() + folded;
         let lost = packets.saturating_sub(explained);
-        Self { flows, summary: Summary { packets, in_flows, unparsed, folded, lost } }
+        Self { flows, summary: Summary { packets, in_flows, unparsed, folded, lost, log: None } }
     }
 
     /// Whether the account is exact: nothing counted twice, nothing missing.
     pub fn balances(&self) -> bool {
-        let Summary { packets, in_flows, ref unparsed, folded, lost } = self.summary;
-        packets == in_flows + unparsed.values().sum::<u64>() + folded + lost
+        self.summary.balances()
     }
 
     /// Writes the flows when asked for, then the summary.
     pub fn write(&self, with_flows: bool, mut output: impl Write) -> io::Result<()> {
-        #[derive(Serialize)]
-        struct Last<'a> {
-            summary: &'a Summary,
-        }
         if with_flows {
             for (key, record) in &self.flows {
-                serde_json::to_writer(&mut output, &FlowLine::new(key, record))?;
-                output.write_all(b"\n")?;
+                FlowLine::new(key, record).write(&mut output)?;
             }
         }
-        serde_json::to_writer(&mut output, &Last { summary: &self.summary })?;
-        output.write_all(b"\n")?;
-        output.flush()
+        self.summary.write(output)
     }
 }
 

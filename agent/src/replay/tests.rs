@@ -105,11 +105,14 @@ fn a_refused_file_is_named_with_cause_and_hint() {
     let text = directory.path().join("notes.txt");
     std::fs::write(&text, "not a capture").unwrap();
     for (path, cause) in [
-        (text.clone(), "not a capture"),
+        (text.clone(), "neither a log of Zeek"),
         (directory.path().join("absent.pcap"), "cannot open"),
         (directory.path().to_owned(), "cannot open"),
     ] {
-        let message = replay(std::slice::from_ref(&path), HostEngine::default()).unwrap_err().to_string();
+        let Err(refused) = input::open_all(std::slice::from_ref(&path)) else {
+            panic!("{} was taken", path.display())
+        };
+        let message = refused.to_string();
         assert!(message.contains(cause) && message.contains("hint"), "{message}");
         assert!(message.contains(path.to_str().unwrap()), "{message}");
         assert!(!message.contains('\n'), "{message}");

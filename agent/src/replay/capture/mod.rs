@@ -50,7 +50,7 @@ pub enum CaptureError {
     },
     /// The first bytes are those of no known capture format.
     #[error(
-        "not a capture: {0}; expected pcap or pcapng (hint: `file` tells what it is, `editcap -F pcapng` converts)"
+        "neither a capture nor a flow log: {0}; expected pcap, pcapng, Zeek conn.log or Suricata EVE JSON (hint: `file` tells what it is, `editcap -F pcapng` converts captures)"
     )]
     Unknown(String),
     /// A header or block contradicts the format, so that what follows cannot be found.
@@ -61,6 +61,13 @@ pub enum CaptureError {
         /// What is wrong there.
         what: String,
     },
+}
+
+/// Whether a file that begins like this is a capture.
+pub fn begins(bytes: &[u8]) -> bool {
+    bytes
+        .first_chunk()
+        .is_some_and(|magic| *magic == pcapng::MAGIC || pcap::MAGICS.contains(&u32::from_le_bytes(*magic)))
 }
 
 /// Reads a capture to its end and hands every frame to `each`, whose first error ends the reading.
