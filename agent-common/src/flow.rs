@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
+    device::DeviceKey,
     parse::{Packet, proto, tcp_flag},
     pod::Addr,
 };
@@ -239,6 +240,15 @@ impl FlowRecord {
     #[inline(always)]
     pub const fn initiator(&self) -> Sender {
         if self.initiator_is_b == 0 { Sender::A } else { Sender::B }
+    }
+
+    /// The device that began the conversation, when its packets enter from the protected side.
+    #[inline(always)]
+    pub const fn initiating_device(&self) -> Option<DeviceKey> {
+        if !self.out.point.is_ingress() {
+            return None;
+        }
+        Some(DeviceKey::new(self.out.src_mac, self.out.point.ifindex()))
     }
 
     /// Packets in both directions.

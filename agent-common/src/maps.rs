@@ -14,12 +14,14 @@ pub const CONFIG: &str = "CONFIG";
 pub const COUNTERS: &str = "COUNTERS";
 /// [`FlowKey`] → [`FlowRecord`].
 pub const FLOWS: &str = "FLOWS";
-/// [`DeviceKey`] → [`DeviceRecord`] a CPU.
+/// [`DeviceRecord`]s of each CPU, in sets as of [`crate::device`].
 pub const DEVICES: &str = "DEVICES";
 /// IPv4 address → [`Verdict`].
 pub const VERDICT_V4: &str = "VERDICT_V4";
 /// IPv6 address → [`Verdict`].
 pub const VERDICT_V6: &str = "VERDICT_V6";
+/// [`FILTER_WORDS`] words of bits: without its bit set an address has no exact entry, see [`crate::verdict::filter_bit`].
+pub const VERDICT_FILTER: &str = "VERDICT_FILTER";
 /// Prefix of either family, IPv4 mapped → [`Verdict`].
 pub const PREFIXES: &str = "PREFIXES";
 /// Never-block prefix of either family → [`Verdict`], looked up before anything else.
@@ -42,12 +44,17 @@ pub const REPLAY: &str = "REPLAY";
 /// Read-only data: 1 when the kernel has `bpf_ktime_get_coarse_ns` (5.11).
 pub const COARSE_CLOCK: &str = "COARSE_CLOCK";
 
+/// Read-only data: sets of the device table.
+pub const DEVICE_SETS: &str = "DEVICE_SETS";
+
 /// Flows the table holds by default.
 pub const FLOW_CAPACITY: u32 = 65_536;
 /// Devices the table holds by default.
 pub const DEVICE_CAPACITY: u32 = 2_048;
 /// Exact addresses, of each family.
 pub const VERDICT_CAPACITY: u32 = 65_536;
+/// Words of the filter before the exact addresses: 65,536 bits.
+pub const FILTER_WORDS: u32 = 1_024;
 /// Prefixes.
 pub const PREFIX_CAPACITY: u32 = 16_384;
 /// Never-block prefixes.
@@ -62,7 +69,7 @@ pub const EVENT_BYTES: u32 = 4 << 20;
 pub const BINDING_CAPACITY: u32 = 4_096;
 
 /// Raise when a table changes its meaning without changing a size.
-const LAYOUT_VERSION: u64 = 1;
+const LAYOUT_VERSION: u64 = 2;
 
 /// Hash of every shared layout: pins of one layout are never opened by an agent of another.
 pub const LAYOUT_HASH: u64 = {

@@ -2,6 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::{maps::FILTER_WORDS, pod::Addr};
+
 /// What an entry asks for. A higher code never means a weaker action.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -181,6 +183,14 @@ pub struct FeedEntry {
     pub hits: u64,
 }
 
+/// Word and bit of the filter that stand for an address: most packets have no exact entry at either end, and a bit is read
+/// sooner than a hash table.
+#[inline(always)]
+pub const fn filter_bit(address: Addr) -> (u32, u64) {
+    let mixed = address.mix();
+    (mixed >> 6 & (FILTER_WORDS - 1), 1 << (mixed & 63))
+}
+
 /// Which hardware address last claimed an IPv4 address by ARP.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -191,6 +201,41 @@ pub struct Binding {
     pub reserved: [u8; 2],
     /// Its last claim, kernel clock.
     pub last_ns: u64,
+}
+
+/// A binding that its owner has not renewed for this long may be taken over without a conflict.
+const BINDING_AGE_NS: u64 = 120_000_000_000;
+
+/// What an ARP claim is to the binding there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The claimant holds the address already.
+    Renewed,
+    /// Another holds it and was heard lately.
+    Contested,
+    /// Whoever held it has been silent for long.
+    Vacant,
+}
+
+impl Binding {
+    /// A claim of `mac` at `now_ns`.
+    #[inline(always)]
+    pub const fn new(mac: [u8; 6], now_ns: u64) -> Self {
+        Self { mac, reserved: [0; 2], last_ns: now_ns }
+    }
+
+    /// What a claim of `mac` is to this binding, which a renewal makes younger.
+    #[inline(always)]
+    pub fn claim(&mut self, mac: [u8; 6], now_ns: u64) -> Claim {
+        if self.mac == mac {
+            self.last_ns = now_ns;
+            Claim::Renewed
+        } else if now_ns.saturating_sub(self.last_ns) < BINDING_AGE_NS {
+            Claim::Contested
+        } else {
+            Claim::Vacant
+        }
+    }
 }
 
 /// Global switch.

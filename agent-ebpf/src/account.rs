@@ -4,22 +4,18 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_log_ebpf::info;
 use tidegate_common::{
     counter::Counters,
-    device::{DeviceKey, DeviceRecord, DeviceWindow},
+    device::{DeviceKey, DeviceWindow},
     event::{FlowCause, SampleCause},
     flow::{FlowKey, FlowRecord, Milestone, Sender},
-    parse::{Network, Unparsed, proto, tcp_flag},
-    pod::{Addr, mix64},
-    verdict::Binding,
+    parse::{Network, Unparsed, proto},
+    verdict::{Binding, Claim},
 };
 
 use crate::{
-    emit,
+    devices, emit,
     gate::{HookFrame, Passage},
     maps::{self, Workspace},
 };
-
-/// A binding that its owner has not renewed for this long may be taken over without a conflict.
-const BINDING_AGE_NS: u64 = 120_000_000_000;
 
 #[inline(always)]
 pub(crate) fn account<F: HookFrame>(
@@ -30,7 +26,7 @@ pub(crate) fn account<F: HookFrame>(
 ) {
     let packet = passage.packet;
     let packets = u64::from(packet.segments);
-    let device = device(passage, counters, workspace);
+    let device = device(passage, counters);
     if let Some(reason) = packet.unparsed {
         if let Some(counter) = counters.unparsed.get_mut(reason as usize) {
             *counter += packets;
@@ -59,51 +55,16 @@ pub(crate) fn account<F: HookFrame>(
 
 /// Counts the frame in the aggregate of the device behind this port, and lends its current window.
 #[inline(always)]
-fn device<'a>(
-    passage: &Passage<'_>,
-    counters: &mut Counters,
-    workspace: &mut Workspace,
-) -> Option<&'a mut DeviceWindow> {
-    let packet = passage.packet;
-    let outward = passage.point.is_ingress();
-    let mac = if outward { packet.src_mac } else { packet.dst_mac };
-    // Group addresses are nobody's; a frame without a source has no sender.
-    if mac[0] & 1 != 0 || packet.unparsed.is_some_and(|reason| reason as u8 == Unparsed::FrameTooShort as u8)
-    {
-        return None;
-    }
-    let key = DeviceKey::new(mac, passage.point.ifindex());
-    let record = match maps::DEVICES.get_ptr_mut(&key) {
-        Some(record) => record,
+fn device(passage: &Passage<'_>, counters: &mut Counters) -> Option<&'static mut DeviceWindow> {
+    let Passage { packet, config, point, frame_len, now_ns } = *passage;
+    let key = DeviceKey::of(packet, point)?;
+    match devices::record(key, now_ns) {
+        Some(record) => Some(record.count(packet, frame_len, point, now_ns, config.window_ns)),
         None => {
-            workspace.device = DeviceRecord::default();
-            if maps::DEVICES.insert(&key, &workspace.device, u64::from(BPF_ANY)).is_err() {
-                counters.device_table_full += 1;
-                return None;
-            }
-            maps::DEVICES.get_ptr_mut(&key)?
+            counters.device_table_full += 1;
+            None
         }
-    };
-    // SAFETY: the record belongs to this CPU.
-    let record = unsafe { &mut *record };
-    let (packets, bytes) = (u64::from(packet.segments), u64::from(passage.frame_len));
-    record.last_ns = passage.now_ns;
-    let window = if outward {
-        record.packets_out += packets;
-        record.bytes_out += bytes;
-        let window = record.window(passage.now_ns, passage.config.window_ns);
-        window.packets_out += packets;
-        window.bytes_out += bytes;
-        window
-    } else {
-        record.packets_in += packets;
-        record.bytes_in += bytes;
-        let window = record.window(passage.now_ns, passage.config.window_ns);
-        window.packets_in += packets;
-        window.bytes_in += bytes;
-        window
-    };
-    Some(window)
+    }
 }
 
 #[inline(always)]
@@ -143,34 +104,9 @@ fn begin(
     counters.in_flow += u64::from(passage.packet.segments);
     counters.fragments += u64::from(passage.packet.fragment as u8 != 0);
     if let Some(window) = device {
-        count_new_flow(passage, key, sender, &workspace.record, window);
+        window.begun(passage.packet, passage.point, key, sender, &workspace.record);
     }
     emit::flow(key, &workspace.record, FlowCause::Start, passage.now_ns, counters);
-}
-
-/// A new flow in the window of the device that this frame belongs to.
-#[inline(always)]
-fn count_new_flow(
-    passage: &Passage<'_>,
-    key: &FlowKey,
-    sender: Sender,
-    record: &FlowRecord,
-    window: &mut DeviceWindow,
-) {
-    let by_sender = record.initiator() as u8 == sender as u8;
-    if by_sender != passage.point.is_ingress() {
-        window.flows_in += 1;
-        return;
-    }
-    window.flows_out += 1;
-    let (remote, port): (Addr, u16) =
-        if record.initiator_is_b == 0 { (key.b, key.b_port) } else { (key.a, key.a_port) };
-    window.remote_addrs.add(remote.mix());
-    window.remote_ports.add(mix64(u64::from(port)));
-    const SYN_ACK: u8 = tcp_flag::SYN | tcp_flag::ACK;
-    if passage.packet.proto == proto::TCP && passage.packet.tcp_flags & SYN_ACK == tcp_flag::SYN {
-        window.syn_out += 1;
-    }
 }
 
 #[inline(always)]
@@ -191,11 +127,7 @@ fn observe(
     counters.fragments += u64::from(passage.packet.fragment as u8 != 0);
     if milestone.reset {
         if let Some(window) = device {
-            if passage.point.is_ingress() {
-                window.resets_out += 1;
-            } else {
-                window.resets_in += 1;
-            }
+            window.reset(passage.point);
         }
     }
     if milestone.answered {
@@ -224,13 +156,7 @@ fn cause(passage: &Passage<'_>, record: &FlowRecord, milestone: Milestone) -> Op
 /// The device that sent the SYN learns that it was answered.
 #[inline(always)]
 fn credit_answer(passage: &Passage<'_>, record: &FlowRecord) {
-    if !record.out.point.is_ingress() {
-        return;
-    }
-    let key = DeviceKey::new(record.out.src_mac, record.out.point.ifindex());
-    if let Some(device) = maps::DEVICES.get_ptr_mut(&key) {
-        // SAFETY: the record belongs to this CPU.
-        let device = unsafe { &mut *device };
+    if let Some(device) = record.initiating_device().and_then(|key| devices::record(key, passage.now_ns)) {
         device.window(passage.now_ns, passage.config.window_ns).syn_answered += 1;
     }
 }
@@ -240,12 +166,7 @@ fn credit_answer(passage: &Passage<'_>, record: &FlowRecord) {
 fn fold(passage: &Passage<'_>, counters: &mut Counters, device: Option<&mut DeviceWindow>) {
     counters.folded += u64::from(passage.packet.segments);
     if let Some(window) = device {
-        window.folded += 1;
-        window.folded_bytes += u64::from(passage.packet.ip_len);
-        if passage.point.is_ingress() {
-            window.remote_addrs.add(passage.packet.dst.mix());
-            window.remote_ports.add(mix64(u64::from(passage.packet.dst_port)));
-        }
+        window.folded(passage.packet, passage.point);
     }
 }
 
@@ -258,41 +179,29 @@ fn arp<F: HookFrame>(
     workspace: &mut Workspace,
     window: &mut DeviceWindow,
 ) {
-    const REQUEST: u16 = 1;
-    let packet = passage.packet;
-    let inward = !passage.point.is_ingress();
+    let Passage { packet, point, now_ns, .. } = *passage;
     let claimed = packet.src.v4_key();
     if claimed == 0 {
         return;
     }
-    if !inward {
-        let target = packet.dst.v4_key();
-        if claimed == target {
-            window.arp_gratuitous += 1;
-        } else if packet.arp_op == REQUEST {
-            window.arp_requests += 1;
-            window.arp_targets.add(packet.dst.mix());
-        } else {
-            window.arp_replies += 1;
-        }
+    if point.is_ingress() {
+        window.arp(packet);
     }
-    let known = maps::BINDINGS.get_ptr_mut(claimed);
-    if let Some(known) = known {
+    if let Some(known) = maps::BINDINGS.get_ptr_mut(claimed) {
         // SAFETY: as in `account`.
-        let known = unsafe { &mut *known };
-        if known.mac == packet.src_mac {
-            known.last_ns = passage.now_ns;
-            return;
-        }
-        if passage.now_ns.saturating_sub(known.last_ns) < BINDING_AGE_NS {
-            if !inward {
-                window.arp_conflicts += 1;
-                emit::sample(passage, frame, SampleCause::Arp, counters, workspace);
+        match unsafe { &mut *known }.claim(packet.src_mac, now_ns) {
+            Claim::Renewed => return,
+            Claim::Contested => {
+                if point.is_ingress() {
+                    window.arp_conflicts += 1;
+                    emit::sample(passage, frame, SampleCause::Arp, counters, workspace);
+                }
+                return;
             }
-            return;
+            Claim::Vacant => {}
         }
     }
-    let binding = Binding { mac: packet.src_mac, reserved: [0; 2], last_ns: passage.now_ns };
+    let binding = Binding::new(packet.src_mac, now_ns);
     if maps::BINDINGS.insert(claimed, &binding, u64::from(BPF_ANY)).is_ok() {
         emit::sample(passage, frame, SampleCause::Arp, counters, workspace);
     }

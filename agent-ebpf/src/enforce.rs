@@ -93,15 +93,14 @@ fn judge(passage: &Passage<'_>, counters: &mut Counters) -> Option<Refusal> {
 /// The live exact entry of an address.
 #[inline(always)]
 fn exact(packet: &Packet, address: Addr, tables: u32, now_ns: u64) -> Option<&'static mut Verdict> {
-    let entry = if packet.network as u8 == Network::V4 as u8 {
-        if tables & present::V4 == 0 {
-            return None;
-        }
+    let is_v4 = packet.network as u8 == Network::V4 as u8;
+    let flag = if is_v4 { present::V4 } else { present::V6 };
+    if tables & flag == 0 || !maps::may_have_verdict(address) {
+        return None;
+    }
+    let entry = if is_v4 {
         maps::VERDICT_V4.get_ptr_mut(address.v4_key())
     } else {
-        if tables & present::V6 == 0 {
-            return None;
-        }
         maps::VERDICT_V6.get_ptr_mut(address.words())
     };
     // SAFETY: the entry stays readable until the program ends; its counters are only ever approximate.

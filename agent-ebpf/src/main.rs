@@ -15,6 +15,7 @@
 
 mod account;
 mod clock;
+mod devices;
 mod emit;
 mod enforce;
 mod gate;

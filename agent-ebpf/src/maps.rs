@@ -2,21 +2,20 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use tidegate_common::{
     counter::Counters,
-    device::{DeviceKey, DeviceRecord},
     event::FlowEvent,
     flow::{FlowKey, FlowRecord},
     maps::{
-        ALLOW_CAPACITY, BINDING_CAPACITY, DEVICE_CAPACITY, EVENT_BYTES, FEED_CAPACITY, FLOW_CAPACITY,
+        ALLOW_CAPACITY, BINDING_CAPACITY, EVENT_BYTES, FEED_CAPACITY, FILTER_WORDS, FLOW_CAPACITY,
         PREFIX_CAPACITY, VERDICT_CAPACITY, VERDICT_DEVICE_CAPACITY,
     },
     parse::Packet,
-    pod::MacKey,
-    verdict::{Binding, Config, FeedEntry, Verdict},
+    pod::{Addr, MacKey},
+    verdict::{Binding, Config, FeedEntry, Verdict, filter_bit},
 };
 
 /// Entries that user space alone inserts need no memory before they exist.
@@ -28,15 +27,14 @@ static CONFIG: Array<Config, 1> = Array::new();
 static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 #[btf_map(name = "FLOWS")]
 pub(crate) static FLOWS: HashMap<FlowKey, FlowRecord, { FLOW_CAPACITY as usize }> = HashMap::new();
-#[btf_map(name = "DEVICES")]
-pub(crate) static DEVICES: PerCpuHashMap<DeviceKey, DeviceRecord, { DEVICE_CAPACITY as usize }> =
-    PerCpuHashMap::new();
 #[btf_map(name = "VERDICT_V4")]
 pub(crate) static VERDICT_V4: HashMap<u32, Verdict, { VERDICT_CAPACITY as usize }, ON_DEMAND> =
     HashMap::new();
 #[btf_map(name = "VERDICT_V6")]
 pub(crate) static VERDICT_V6: HashMap<[u64; 2], Verdict, { VERDICT_CAPACITY as usize }, ON_DEMAND> =
     HashMap::new();
+#[btf_map(name = "VERDICT_FILTER")]
+static VERDICT_FILTER: Array<u64, { FILTER_WORDS as usize }> = Array::new();
 #[btf_map(name = "PREFIXES")]
 pub(crate) static PREFIXES: LpmTrie<[u64; 2], Verdict, { PREFIX_CAPACITY as usize }> = LpmTrie::new();
 #[btf_map(name = "ALLOWED")]
@@ -69,7 +67,6 @@ pub(crate) struct Scratch {
 #[repr(C)]
 pub(crate) struct Workspace {
     pub(crate) record: FlowRecord,
-    pub(crate) device: DeviceRecord,
     pub(crate) new_flows: Quota,
     pub(crate) samples: Quota,
 }
@@ -104,6 +101,13 @@ impl Quota {
 #[inline(always)]
 pub(crate) fn config() -> Option<&'static Config> {
     CONFIG.get(0)
+}
+
+/// Whether the address may have an exact entry. A filter that cannot be read hides nothing.
+#[inline(always)]
+pub(crate) fn may_have_verdict(address: Addr) -> bool {
+    let (word, bit) = filter_bit(address);
+    VERDICT_FILTER.get(word).is_none_or(|bits| *bits & bit != 0)
 }
 
 #[inline(always)]

@@ -8,11 +8,14 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Map, MapError},
+    maps::{Map, MapError, MapInfo},
     programs::{SchedClassifier, Xdp},
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use tidegate_common::maps;
+use tidegate_common::{
+    device::{DEVICE_WAYS, device_sets},
+    maps,
+};
 
 use super::{Datapath, DatapathError, Tables, chain};
 
@@ -23,13 +26,14 @@ pub(super) const INGRESS: &str = "ingress";
 pub(super) const EGRESS: &str = "egress";
 
 /// Tables that outlive the agent. Scratch memory, the replay clock and the log ring do not.
-const PINNED: [&str; 14] = [
+const PINNED: [&str; 15] = [
     maps::CONFIG,
     maps::COUNTERS,
     maps::FLOWS,
     maps::DEVICES,
     maps::VERDICT_V4,
     maps::VERDICT_V6,
+    maps::VERDICT_FILTER,
     maps::PREFIXES,
     maps::ALLOWED,
     maps::VERDICT_DEVICE,
@@ -89,12 +93,15 @@ impl Datapath {
         let pins = options.pin_path.as_deref().map(prepare_pins).transpose()?;
         let coarse_clock = u32::from(kernel_version() >= (5, 11));
         let replay = u32::from(options.replay);
+        let device_sets =
+            pins.as_deref().and_then(pinned_device_sets).unwrap_or(device_sets(options.max_devices));
         let mut loader = EbpfLoader::new();
         loader
-            .override_global("COARSE_CLOCK", &coarse_clock, true)
-            .override_global("REPLAY", &replay, true)
+            .override_global(maps::COARSE_CLOCK, &coarse_clock, true)
+            .override_global(maps::REPLAY, &replay, true)
+            .override_global(maps::DEVICE_SETS, &device_sets, true)
             .map_max_entries(maps::FLOWS, options.max_flows)
-            .map_max_entries(maps::DEVICES, options.max_devices)
+            .map_max_entries(maps::DEVICES, device_sets * DEVICE_WAYS)
             .map_max_entries(maps::EVENTS, options.ring_bytes);
         if let Some(pins) = &pins {
             for name in PINNED {
@@ -111,6 +118,12 @@ impl Datapath {
         };
         Ok(Self { programs, pins, tables, attached: Vec::new() })
     }
+}
+
+/// Sets of the device table that an earlier agent left: it keeps its size until the pins are gone.
+fn pinned_device_sets(pins: &Path) -> Option<u32> {
+    let table = MapInfo::from_pin(pins.join(maps::DEVICES)).ok()?;
+    Some(table.max_entries() / DEVICE_WAYS)
 }
 
 fn load_programs(programs: &mut Ebpf) -> Result<(), DatapathError> {

@@ -7,7 +7,9 @@
 mod abi;
 mod attach;
 mod clock;
+mod devices;
 mod events;
+mod filter;
 mod flows;
 mod load;
 mod log;
@@ -27,11 +29,11 @@ pub use verdicts::VerdictTables;
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, PerCpuArray, PerCpuHashMap},
+    maps::{HashMap, MapData, PerCpuArray},
 };
 use tidegate_common::{
     counter::Counters,
-    device::{DeviceKey, DeviceRecord},
+    device::DeviceRecord,
     flow::{FlowKey, FlowRecord},
     maps,
 };
@@ -93,7 +95,7 @@ struct Tables {
     flows: HashMap<MapData, Abi<FlowKey>, Abi<FlowRecord>>,
     /// The same table once more, for the one operation that aya lacks.
     flow_fd: OwnedFd,
-    devices: PerCpuHashMap<MapData, Abi<DeviceKey>, Abi<DeviceRecord>>,
+    devices: PerCpuArray<MapData, Abi<DeviceRecord>>,
 }
 
 impl Datapath {
@@ -109,33 +111,6 @@ impl Datapath {
             sum.merge(&block.0);
         }
         Ok(sum)
-    }
-
-    /// Every device the programs have seen, its totals summed and its windows merged over all CPUs.
-    pub fn devices(&self) -> Result<Vec<(DeviceKey, DeviceRecord)>, DatapathError> {
-        let mut devices = Vec::new();
-        for entry in &self.tables.devices {
-            let (key, blocks) = entry.map_err(table(maps::DEVICES))?;
-            let mut sum = DeviceRecord::default();
-            for block in blocks.iter() {
-                sum.merge(&block.0);
-            }
-            devices.push((key.0, sum));
-        }
-        Ok(devices)
-    }
-
-    /// How many devices are in the table.
-    pub fn device_count(&self) -> Result<u64, DatapathError> {
-        self.tables
-            .devices
-            .keys()
-            .try_fold(0, |count, key| key.map(|_| count + 1).map_err(table(maps::DEVICES)))
-    }
-
-    /// Forgets a device's counters.
-    pub fn forget_device(&mut self, key: &DeviceKey) -> Result<(), DatapathError> {
-        self.tables.devices.remove(&Abi(*key)).map_err(table(maps::DEVICES))
     }
 }
 

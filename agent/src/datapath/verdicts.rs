@@ -13,7 +13,7 @@ use tidegate_common::{
     verdict::{Action, Config, FeedEntry, Verdict, present},
 };
 
-use super::{Abi, Datapath, DatapathError, load::open, table};
+use super::{Abi, Datapath, DatapathError, filter::AddressFilter, load::open, table};
 use crate::{
     enforce::{TableError, Target, VerdictTable},
     identity::Mac,
@@ -26,6 +26,7 @@ pub struct VerdictTables {
     config: Array<MapData, Abi<Config>>,
     v4: HashMap<MapData, u32, Abi<Verdict>>,
     v6: HashMap<MapData, [u64; 2], Abi<Verdict>>,
+    filter: AddressFilter,
     prefixes: LpmTrie<MapData, [u64; 2], Abi<Verdict>>,
     allowed: LpmTrie<MapData, [u64; 2], Abi<Verdict>>,
     devices: HashMap<MapData, Abi<MacKey>, Abi<Verdict>>,
@@ -43,6 +44,7 @@ impl Datapath {
             config: open(programs, maps::CONFIG)?,
             v4: open(programs, maps::VERDICT_V4)?,
             v6: open(programs, maps::VERDICT_V6)?,
+            filter: AddressFilter::new(open(programs, maps::VERDICT_FILTER)?),
             prefixes: open(programs, maps::PREFIXES)?,
             allowed: open(programs, maps::ALLOWED)?,
             devices: open(programs, maps::VERDICT_DEVICE)?,
@@ -52,8 +54,13 @@ impl Datapath {
         };
         let found = VerdictTable::entries(&tables)
             .map_err(|error| DatapathError::Table { table: maps::VERDICT_V4, cause: error.to_string() })?;
-        let operators = found.into_iter().filter(|(target, verdict)| target.spares_peers(verdict));
-        tables.operators = operators.map(|(target, _)| target).collect();
+        let exact = found.iter().filter_map(|(target, _)| match target {
+            Target::Address(address) => Some(*address),
+            _ => None,
+        });
+        tables.filter.reset(exact).map_err(table(maps::VERDICT_FILTER))?;
+        let operators = found.iter().filter(|(target, verdict)| target.spares_peers(verdict));
+        tables.operators = operators.map(|(target, _)| *target).collect();
         Ok(tables)
     }
 }
@@ -107,6 +114,9 @@ impl VerdictTable for VerdictTables {
             self.set_present(present::OPERATORS, true)?;
         } else {
             self.operators.remove(target);
+        }
+        if let Target::Address(address) = target {
+            self.filter.add(*address).map_err(refused(maps::VERDICT_FILTER, "write", maps::FILTER_WORDS))?;
         }
         let bit = match target {
             Target::Address(IpAddr::V4(v4)) => {

@@ -41,7 +41,15 @@ const fn place(target: &Target, verdict: &Verdict) -> usize {
 impl<T: VerdictTable> Mirror<T> {
     pub(super) fn new(table: T, config: Config) -> Self {
         let fed = [present::FEED_V4, present::FEED_V6].map(|flag| usize::from(config.present & flag != 0));
-        Self { table, config, configured: None, entries: HashMap::new(), counts: [0; PLACES], fed, operators: 0 }
+        Self {
+            table,
+            config,
+            configured: None,
+            entries: HashMap::new(),
+            counts: [0; PLACES],
+            fed,
+            operators: 0,
+        }
     }
 
     /// Takes `found` for what was written: the tables outlived the agent that wrote them.

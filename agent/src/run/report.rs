@@ -58,7 +58,7 @@ impl Gateway {
             interfaces: self.datapath.attached().iter().map(views::interface).collect(),
             flows: self.flow_usage()?,
             devices: Usage {
-                used: self.datapath.device_count().map_err(failed)?,
+                used: self.datapath.devices().map_err(failed)?.len() as u64,
                 capacity: self.config.kernel.max_devices.into(),
             },
             blocks: live.len() as u64,
@@ -103,7 +103,7 @@ impl Gateway {
             counters: self.datapath.counters().map_err(failed)?,
             flows: self.flow_usage()?,
             devices: Usage {
-                used: self.datapath.device_count().map_err(failed)?,
+                used: self.datapath.devices().map_err(failed)?.len() as u64,
                 capacity: self.config.kernel.max_devices.into(),
             },
             verdicts: verdicts.into_values().collect(),
@@ -143,7 +143,7 @@ impl Gateway {
     }
 
     pub(super) fn kernel_devices(&self) -> Answer<HashMap<DeviceKey, DeviceRecord>> {
-        Ok(self.datapath.devices().map_err(failed)?.into_iter().collect())
+        self.datapath.devices().map_err(failed)
     }
 
     pub(super) fn view_of(&self, device: &Device, kernel: &HashMap<DeviceKey, DeviceRecord>) -> DeviceView {
