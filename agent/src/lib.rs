@@ -10,6 +10,7 @@ pub mod datapath;
 pub mod decide;
 pub mod enforce;
 pub mod identity;
+pub mod judge;
 pub mod learn;
 pub mod replay;
 pub mod run;

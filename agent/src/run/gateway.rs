@@ -23,7 +23,8 @@ use crate::{
     datapath::{self, Datapath, DecodeError, Event, KernelLog, VerdictTables},
     enforce::{Enforcer, Now, Reachability, State, Target},
     identity::{IdentityEvent, Mac, Registry},
-    learn::{ArpClaim, FlowEnds, Learner, address},
+    judge,
+    learn::{ArpClaim, FlowEnds, Learner},
     store::{IdSource, Incident, Store, StoreError, eve::EveLog},
 };
 
@@ -174,33 +175,14 @@ impl Gateway {
         self.tell(EventKind::Device, message, None, None);
     }
 
-    /// Other names of the same host: a device's addresses, or the device that has an address.
+    /// Other names of the same host.
     pub(super) fn aliases(&self, target: &Target) -> Vec<Target> {
-        match target {
-            Target::Device(mac) => {
-                let device = self.registry.find(&mac.to_string());
-                device
-                    .map(|device| self.registry.addresses(device))
-                    .into_iter()
-                    .flatten()
-                    .map(Target::from)
-                    .collect()
-            }
-            Target::Address(address) => self
-                .registry
-                .resolve(*address)
-                .map(|device| Target::Device(Mac(device.mac)))
-                .into_iter()
-                .collect(),
-            Target::Prefix(_) => Vec::new(),
-        }
+        judge::aliases(&self.registry, target)
     }
 
-    /// The devices at both ends of a flow: what the record says, and for the rest what the registry knows.
+    /// The devices at both ends of a flow.
     pub(super) fn ends(&self, key: &FlowKey, record: &FlowRecord) -> FlowEnds {
-        let (source, _, destination, _) = key.seen_from(record.initiator());
-        FlowEnds::of(record)
-            .or(self.registry.resolve(address(source)), self.registry.resolve(address(destination)))
+        judge::ends(&self.registry, key, record)
     }
 
     /// Once a second: windows, models, verdicts that expire, incidents that are over.

@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use tidegate_common::verdict::{Action, Level, Mode};
-
 use super::gateway::{Gateway, now};
 use crate::{
     api::view::EventKind,
-    config::values::GatewayMode,
-    decide::{self, Baseline, Context, Decision},
-    enforce::{Author, EnforceError, Notice, Now, Order, Refusal, Report, Target},
-    learn::{Finding, Phase, Subject},
+    decide::Decision,
+    enforce::{EnforceError, Notice, Now, Report, Target},
+    judge::{Bench, Judged},
+    learn::{Finding, Subject},
     store::{Durability, Incident, eve},
 };
 
@@ -24,87 +22,30 @@ impl Gateway {
         }
     }
 
+    /// Judges a finding, carries out what follows, and records why.
     pub(super) fn judge(&mut self, finding: Finding) {
         let now = now();
-        let baseline = match finding.subject {
-            Subject::Remote(_) => Baseline::None,
-            Subject::Device(key) => match self.learner.phase(key) {
-                Some(Phase::Ready) => Baseline::Ready,
-                Some(Phase::Learning) => Baseline::Learning,
-                None => Baseline::None,
-            },
-        };
-        let armed = self.is_armed(&finding.subject, baseline);
-        let mode = if armed && self.config.gateway.mode != GatewayMode::Monitor {
-            Mode::Enforce
-        } else {
-            Mode::Monitor
-        };
-        let enforcer = &self.enforcer;
-        let protected = |target: &Target| {
-            enforcer
-                .protectors(target)
-                .first()
-                .map(|entry| format!("never-block entry {} of {}", entry.target, entry.author))
-        };
         let response = self.config.response_config();
-        let decision =
-            decide::decide(finding, &Context { mode, baseline, protected: &protected, response: &response });
-        self.follow(&decision, armed, now);
-    }
-
-    /// In auto mode nothing is cut by itself before there is a baseline: the device's own, or for a host outside any.
-    fn is_armed(&self, subject: &Subject, baseline: Baseline) -> bool {
-        match (self.config.gateway.mode, subject) {
-            (GatewayMode::Enforce | GatewayMode::Monitor, _) => true,
-            (GatewayMode::Auto, Subject::Device(_)) => baseline == Baseline::Ready,
-            (GatewayMode::Auto, Subject::Remote(_)) => {
-                self.learner.status().any(|device| device.phase == Phase::Ready)
-            }
-        }
-    }
-
-    /// Carries out a decision and records why.
-    fn follow(&mut self, decision: &Decision, armed: bool, now: Now) {
-        let finding = &decision.finding;
-        let name = format!("{} {}", finding.subject, finding.technique.id);
-        let is_new = !self.incidents.contains_key(&name);
-        let mut incident = match self.incidents.remove(&name) {
-            Some(mut known) => {
-                known.add(finding, now.wall);
-                known
-            }
-            None => Incident::open(self.ids.next(now.wall), finding, now.wall),
+        let mut bench = Bench {
+            mode: self.config.gateway.mode,
+            response: &response,
+            learner: &self.learner,
+            registry: &self.registry,
+            enforcer: &mut self.enforcer,
+            incidents: &mut self.incidents,
+            ids: &mut self.ids,
         };
+        let Judged { decision, incident, is_new, blocked, report, refused } = bench.judge(finding, now);
         if is_new {
             *self.tallies.incidents.entry(incident.technique.clone()).or_default() += 1;
         }
-        incident.explanation.clone_from(&decision.explanation);
-        incident.held_back.clone_from(&decision.held_back);
-        incident.target = Some(decision.target);
-
-        let mut blocked = false;
-        incident.response = if decision.acts() {
-            match self.enforcer.apply(self.order(decision, &incident.id, armed), now) {
-                Ok(report) => {
-                    blocked = armed && self.config.gateway.mode != GatewayMode::Monitor;
-                    self.commit(Ok(report), now);
-                    decision.explanation.clone()
-                }
-                Err(EnforceError::Refused(Refusal::InForce { .. })) => {
-                    blocked = true;
-                    incident.response.clone()
-                }
-                Err(error) => {
-                    self.tell(EventKind::Alarm, error.to_string(), Some(decision.target), Some(&incident.id));
-                    incident.held_back = Some(error.to_string());
-                    format!("not enforced: {error}")
-                }
-            }
-        } else {
-            decision.explanation.clone()
-        };
-        self.log_alert(decision, &incident, blocked, now);
+        if let Some(report) = report {
+            self.commit(Ok(report), now);
+        }
+        if let Some(error) = refused {
+            self.tell(EventKind::Alarm, error.to_string(), Some(decision.target), Some(&incident.id));
+        }
+        self.log_alert(&decision, &incident, blocked, now);
         let saved = self
             .store
             .save_incident(&incident)
@@ -114,29 +55,6 @@ impl Gateway {
             let message = format!("{}: {}", incident.technique_name, decision.explanation);
             tracing::info!(incident = incident.id, technique = incident.technique, "{message}");
             self.tell(EventKind::Incident, message, Some(decision.target), Some(&incident.id));
-        }
-        self.incidents.insert(name, incident);
-    }
-
-    fn order(&self, decision: &Decision, incident: &str, armed: bool) -> Order {
-        let (action, level) = match (armed, decision.level) {
-            (true, level) => (decision.action, level),
-            (false, Some(_)) => (decision.action, Some(Level::Observe)),
-            (false, None) => (Action::Observe, None),
-        };
-        Order {
-            target: decision.target,
-            action,
-            level,
-            reason: decision.reason,
-            author: Author::Automatic,
-            ttl: Some(decision.ttl),
-            rate_pps: None,
-            rule: decision.finding.rule.map(str::to_owned),
-            technique: Some(decision.finding.technique.id.to_owned()),
-            incident: Some(incident.to_owned()),
-            explanation: decision.explanation.clone(),
-            aliases: self.aliases(&decision.target),
         }
     }
 

@@ -1,0 +1,176 @@
+//! What follows from a finding: a decision, an order to the enforcer, an incident. The live loop and replay both go this way.
+//!
+//! It stores, logs and tells nobody: callers get a [`Judged`] and do with it what they have to. No clock is read.
+
+use std::collections::HashMap;
+
+use tidegate_common::{
+    flow::{FlowKey, FlowRecord},
+    verdict::{Action, Level, Mode},
+};
+
+use crate::{
+    config::values::GatewayMode,
+    decide::{self, Baseline, Context, Decision, ResponseConfig},
+    enforce::{Author, EnforceError, Enforcer, Now, Order, Refusal, Report, Target, VerdictTable},
+    identity::{Mac, Registry},
+    learn::{Finding, FlowEnds, Learner, Phase, Subject, address},
+    store::{IdSource, Incident},
+};
+
+/// Everything a judgement looks at and changes.
+pub struct Bench<'a, T> {
+    /// When verdicts drop packets.
+    pub mode: GatewayMode,
+    /// What the operator wants done about findings.
+    pub response: &'a ResponseConfig,
+    /// Whose baseline exists.
+    pub learner: &'a Learner,
+    /// Who has which address.
+    pub registry: &'a Registry,
+    /// The writer of verdicts.
+    pub enforcer: &'a mut Enforcer<T>,
+    /// Open incidents by subject and technique.
+    pub incidents: &'a mut HashMap<String, Incident>,
+    /// Makes the ids of incidents.
+    pub ids: &'a mut IdSource,
+}
+
+/// What came of a finding.
+#[derive(Debug)]
+pub struct Judged {
+    /// The decision.
+    pub decision: Decision,
+    /// The incident as it stands now.
+    pub incident: Incident,
+    /// Whether it was opened by this finding.
+    pub is_new: bool,
+    /// Whether the target is cut off from now on.
+    pub blocked: bool,
+    /// What the enforcer changed.
+    pub report: Option<Report>,
+    /// Why the enforcer did not do what was decided.
+    pub refused: Option<EnforceError>,
+}
+
+impl<T: VerdictTable> Bench<'_, T> {
+    /// Judges one finding.
+    pub fn judge(&mut self, finding: Finding, now: Now) -> Judged {
+        let baseline = match finding.subject {
+            Subject::Remote(_) => Baseline::None,
+            Subject::Device(key) => match self.learner.phase(key) {
+                Some(Phase::Ready) => Baseline::Ready,
+                Some(Phase::Learning) => Baseline::Learning,
+                None => Baseline::None,
+            },
+        };
+        let armed = self.is_armed(&finding.subject, baseline);
+        let mode = if armed && self.mode != GatewayMode::Monitor { Mode::Enforce } else { Mode::Monitor };
+        let enforcer = &*self.enforcer;
+        let protected = |target: &Target| {
+            enforcer
+                .protectors(target)
+                .first()
+                .map(|entry| format!("never-block entry {} of {}", entry.target, entry.author))
+        };
+        let context = Context { mode, baseline, protected: &protected, response: self.response };
+        let decision = decide::decide(finding, &context);
+        self.follow(decision, armed, now)
+    }
+
+    /// In auto mode nothing is cut by itself before there is a baseline: the device's own, or for a host outside any.
+    fn is_armed(&self, subject: &Subject, baseline: Baseline) -> bool {
+        match (self.mode, subject) {
+            (GatewayMode::Enforce | GatewayMode::Monitor, _) => true,
+            (GatewayMode::Auto, Subject::Device(_)) => baseline == Baseline::Ready,
+            (GatewayMode::Auto, Subject::Remote(_)) => {
+                self.learner.status().any(|device| device.phase == Phase::Ready)
+            }
+        }
+    }
+
+    /// Carries out a decision and keeps its incident.
+    fn follow(&mut self, decision: Decision, armed: bool, now: Now) -> Judged {
+        let finding = &decision.finding;
+        let name = format!("{} {}", finding.subject, finding.technique.id);
+        let known = self.incidents.remove(&name);
+        let is_new = known.is_none();
+        let mut incident = match known {
+            Some(mut known) => {
+                known.add(finding, now.wall);
+                known
+            }
+            None => Incident::open(self.ids.next(now.wall), finding, now.wall),
+        };
+        incident.explanation.clone_from(&decision.explanation);
+        incident.held_back.clone_from(&decision.held_back);
+        incident.target = Some(decision.target);
+
+        let (mut blocked, mut report, mut refused) = (false, None, None);
+        incident.response = if decision.acts() {
+            match self.enforcer.apply(self.order(&decision, &incident.id, armed), now) {
+                Ok(changed) => {
+                    blocked = armed && self.mode != GatewayMode::Monitor;
+                    report = Some(changed);
+                    decision.explanation.clone()
+                }
+                Err(EnforceError::Refused(Refusal::InForce { .. })) => {
+                    blocked = true;
+                    incident.response.clone()
+                }
+                Err(error) => {
+                    incident.held_back = Some(error.to_string());
+                    let response = format!("not enforced: {error}");
+                    refused = Some(error);
+                    response
+                }
+            }
+        } else {
+            decision.explanation.clone()
+        };
+        self.incidents.insert(name, incident.clone());
+        Judged { decision, incident, is_new, blocked, report, refused }
+    }
+
+    fn order(&self, decision: &Decision, incident: &str, armed: bool) -> Order {
+        let (action, level) = match (armed, decision.level) {
+            (true, level) => (decision.action, level),
+            (false, Some(_)) => (decision.action, Some(Level::Observe)),
+            (false, None) => (Action::Observe, None),
+        };
+        Order {
+            target: decision.target,
+            action,
+            level,
+            reason: decision.reason,
+            author: Author::Automatic,
+            ttl: Some(decision.ttl),
+            rate_pps: None,
+            rule: decision.finding.rule.map(str::to_owned),
+            technique: Some(decision.finding.technique.id.to_owned()),
+            incident: Some(incident.to_owned()),
+            explanation: decision.explanation.clone(),
+            aliases: aliases(self.registry, &decision.target),
+        }
+    }
+}
+
+/// Other names of the same host: a device's addresses, or the device that has an address.
+pub fn aliases(registry: &Registry, target: &Target) -> Vec<Target> {
+    match target {
+        Target::Device(mac) => {
+            let device = registry.find(&mac.to_string());
+            device.map(|device| registry.addresses(device)).into_iter().flatten().map(Target::from).collect()
+        }
+        Target::Address(address) => {
+            registry.resolve(*address).map(|device| Target::Device(Mac(device.mac))).into_iter().collect()
+        }
+        Target::Prefix(_) => Vec::new(),
+    }
+}
+
+/// The devices at both ends of a flow: what the record says, and for the rest what the registry knows.
+pub fn ends(registry: &Registry, key: &FlowKey, record: &FlowRecord) -> FlowEnds {
+    let (source, _, destination, _) = key.seen_from(record.initiator());
+    FlowEnds::of(record).or(registry.resolve(address(source)), registry.resolve(address(destination)))
+}
