@@ -179,6 +179,7 @@ fn arp<F: HookFrame>(
     workspace: &mut Workspace,
     window: &mut DeviceWindow,
 ) {
+    const REQUEST: u16 = 1;
     let Passage { packet, point, now_ns, .. } = *passage;
     let claimed = packet.src.v4_key();
     if claimed == 0 {
@@ -190,7 +191,13 @@ fn arp<F: HookFrame>(
     if let Some(known) = maps::BINDINGS.get_ptr_mut(claimed) {
         // SAFETY: as in `account`.
         match unsafe { &mut *known }.claim(packet.src_mac, now_ns) {
-            Claim::Renewed => return,
+            Claim::Renewed => {
+                // Who tells the same again and again is only noticed when all of it is seen.
+                if point.is_ingress() && packet.arp_op != REQUEST {
+                    emit::sample(passage, frame, SampleCause::Arp, counters, workspace);
+                }
+                return;
+            }
             Claim::Contested => {
                 if point.is_ingress() {
                     window.arp_conflicts += 1;

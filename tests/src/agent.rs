@@ -101,6 +101,12 @@ impl Agent {
 
     /// Runs a command of the command line; its JSON.
     pub fn ask(&self, arguments: &[&str]) -> Result<Value> {
+        serde_json::from_str(&self.answer(arguments)?)
+            .with_context(|| format!("tidegate {} printed no JSON", arguments.join(" ")))
+    }
+
+    /// Runs a command of the command line; what it prints as JSON.
+    pub fn answer(&self, arguments: &[&str]) -> Result<String> {
         let output = std::process::Command::new(&self.binary)
             .args(arguments)
             .args(["-o", "json"])
@@ -112,8 +118,7 @@ impl Agent {
         if !output.status.success() && output.status.code() != Some(3) {
             bail!("tidegate {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
         }
-        serde_json::from_slice(&output.stdout)
-            .with_context(|| format!("tidegate {} printed no JSON", arguments.join(" ")))
+        String::from_utf8(output.stdout).context("the answer is no text")
     }
 
     /// The list called `field` in the answer to a command.

@@ -32,7 +32,7 @@ pub struct Attack {
     pub origin: Origin,
     /// Whether only a device's own baseline can tell it from normal behaviour.
     pub needs_baseline: bool,
-    /// The tool, as shell words; `{me}`, `{camera}`, `{gateway}`, `{command}`, `{drop}` and `{dir}` are filled in.
+    /// The tool, as shell words; `{me}`, `{camera}`, `{hub}`, `{plug}`, `{gateway}`, `{command}` and `{drop}` are filled in.
     tool: &'static str,
     /// Packets of the attack where they arrive, in pcap-filter syntax.
     filter: &'static str,
@@ -40,14 +40,11 @@ pub struct Attack {
     arrives: Arrival,
     /// Addresses of accomplices that may be blocked instead.
     accomplice: Option<Ipv4Addr>,
-    /// A device that the attack itself disturbs until it recovers by its own means, block or no block: a poisoned
-    /// neighbour cache heals only when its owner asks again.
-    pub disturbs: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Arrival {
-    Camera,
+    Device(&'static str),
     Internet,
 }
 
@@ -61,9 +58,8 @@ pub const ATTACKS: &[Attack] = &[
         needs_baseline: false,
         tool: "nmap -n -Pn -sS -p- --max-rate 2000 --max-retries 1 {camera}",
         filter: "src host {me}",
-        arrives: Arrival::Camera,
+        arrives: Arrival::Device("camera"),
         accomplice: None,
-        disturbs: None,
     },
     Attack {
         name: "syn-flood",
@@ -73,9 +69,8 @@ pub const ATTACKS: &[Attack] = &[
         needs_baseline: false,
         tool: "hping3 -q -n -S -p 8080 -i u500 {camera}",
         filter: "src host {me}",
-        arrives: Arrival::Camera,
+        arrives: Arrival::Device("camera"),
         accomplice: None,
-        disturbs: None,
     },
     Attack {
         name: "udp-flood",
@@ -85,9 +80,8 @@ pub const ATTACKS: &[Attack] = &[
         needs_baseline: false,
         tool: "hping3 -q -n -2 -p 5004 -d 64 -i u250 {camera}",
         filter: "src host {me}",
-        arrives: Arrival::Camera,
+        arrives: Arrival::Device("camera"),
         accomplice: None,
-        disturbs: None,
     },
     Attack {
         name: "icmp-flood",
@@ -97,9 +91,8 @@ pub const ATTACKS: &[Attack] = &[
         needs_baseline: false,
         tool: "hping3 -q -n -1 -d 56 -i u500 {camera}",
         filter: "src host {me}",
-        arrives: Arrival::Camera,
+        arrives: Arrival::Device("camera"),
         accomplice: None,
-        disturbs: None,
     },
     Attack {
         name: "brute-force",
@@ -109,9 +102,8 @@ pub const ATTACKS: &[Attack] = &[
         needs_baseline: false,
         tool: "hydra -I -q -t 16 -l admin -x 4:4:a {camera} ftp",
         filter: "src host {me}",
-        arrives: Arrival::Camera,
+        arrives: Arrival::Device("camera"),
         accomplice: None,
-        disturbs: None,
     },
     Attack {
         name: "internal-scan",
@@ -121,9 +113,8 @@ pub const ATTACKS: &[Attack] = &[
         needs_baseline: false,
         tool: "nmap -n -Pn -sS -p- --max-rate 2000 --max-retries 1 {camera}",
         filter: "ip and src host {me}",
-        arrives: Arrival::Camera,
+        arrives: Arrival::Device("camera"),
         accomplice: None,
-        disturbs: None,
     },
     Attack {
         name: "horizontal-scan",
@@ -135,7 +126,6 @@ pub const ATTACKS: &[Attack] = &[
         filter: "src host {me} and dst net {elsewhere}",
         arrives: Arrival::Internet,
         accomplice: None,
-        disturbs: None,
     },
     Attack {
         name: "mirai-telnet",
@@ -147,7 +137,6 @@ pub const ATTACKS: &[Attack] = &[
         filter: "src host {me} and dst net {elsewhere}",
         arrives: Arrival::Internet,
         accomplice: None,
-        disturbs: None,
     },
     Attack {
         name: "arp-spoof",
@@ -157,9 +146,19 @@ pub const ATTACKS: &[Attack] = &[
         needs_baseline: false,
         tool: "arpspoof -i eth0 -t {camera} {gateway}",
         filter: "arp and ether src {mac} and arp[6:2] = 2",
-        arrives: Arrival::Camera,
+        arrives: Arrival::Device("camera"),
         accomplice: None,
-        disturbs: Some("camera"),
+    },
+    Attack {
+        name: "arp-spoof-device",
+        technique: "T1557.002",
+        story: "a visitor's computer tells the hub that it is the smart plug, with arpspoof",
+        origin: Origin::Device("visitor"),
+        needs_baseline: false,
+        tool: "arpspoof -i eth0 -t {hub} {plug}",
+        filter: "arp and ether src {mac} and arp[6:2] = 2 and arp[14:4] = {plug-hex}",
+        arrives: Arrival::Device("hub"),
+        accomplice: None,
     },
     Attack {
         name: "c2-beacon",
@@ -171,7 +170,6 @@ pub const ATTACKS: &[Attack] = &[
         filter: "src host {me} and dst host {command}",
         arrives: Arrival::Internet,
         accomplice: Some(COMMAND),
-        disturbs: None,
     },
     Attack {
         name: "exfiltration",
@@ -183,7 +181,6 @@ pub const ATTACKS: &[Attack] = &[
         filter: "src host {me} and dst host {drop}",
         arrives: Arrival::Internet,
         accomplice: Some(DROP),
-        disturbs: None,
     },
 ];
 
@@ -248,7 +245,7 @@ impl Aimed<'_> {
     pub fn at_the_victim(&self) -> Result<Sniffer> {
         let filter = self.fill(self.attack.filter);
         match self.attack.arrives {
-            Arrival::Camera => Sniffer::start(&self.topology.device("camera")?.netns, "eth0", &filter),
+            Arrival::Device(name) => Sniffer::start(&self.topology.device(name)?.netns, "eth0", &filter),
             Arrival::Internet => Sniffer::start(&self.topology.internet, "gw", &filter),
         }
     }
@@ -259,12 +256,14 @@ impl Aimed<'_> {
     }
 
     fn fill(&self, template: &str) -> String {
-        let camera =
-            self.topology.device("camera").map(|place| place.address.to_string()).unwrap_or_default();
+        let address = |name| self.topology.device(name).map_or(Ipv4Addr::UNSPECIFIED, |place| place.address);
         template
             .replace("{me}", &self.me.to_string())
             .replace("{mac}", self.mac)
-            .replace("{camera}", &camera)
+            .replace("{camera}", &address("camera").to_string())
+            .replace("{hub}", &address("hub").to_string())
+            .replace("{plug}", &address("plug").to_string())
+            .replace("{plug-hex}", &format!("{:#x}", address("plug").to_bits()))
             .replace("{gateway}", &GATEWAY.to_string())
             .replace("{command}", &COMMAND.to_string())
             .replace("{drop}", &DROP.to_string())

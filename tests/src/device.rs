@@ -237,8 +237,8 @@ fn ask_udp(to: SocketAddr, query: &[u8]) -> Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// Asks for an address by DHCP (RFC 2131), telling the device's name, and checks that it is the one reserved for it.
-fn lease(place: &Place) -> Result<()> {
+/// Asks for the device's address by DHCP (RFC 2131), telling the device's name, and checks that it is the one reserved for it.
+pub fn lease(place: &Place) -> Result<()> {
     const DISCOVER: u8 = 1;
     const REQUEST: u8 = 3;
     let socket = bind_udp((Ipv4Addr::UNSPECIFIED, 68).into())?;

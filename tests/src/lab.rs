@@ -176,9 +176,8 @@ impl Lab<'_> {
         }
         pause(if blocked_ns.is_some() { AFTERMATH } else { Duration::ZERO })?;
         let leaked = blocked_ns.map_or(0, |at_ns| victim.after(at_ns + GRACE.as_nanos() as u64) as u64);
-        let mut served = self.served_since(&before, aimed.attacker_device());
+        let served = self.served_since(&before, aimed.attacker_device());
         (self.view)(Progress::Served(&served));
-        served.retain(|(name, _)| Some(*name) != attack.disturbs);
         let false_blocks = self.false_blocks(&aimed.culprits())?;
         tool.kill();
         drop(tool);

@@ -19,7 +19,7 @@ pub struct Outcome {
     pub leaked_packets: u64,
     /// Enforcements on anyone else.
     pub false_blocks: u64,
-    /// Whether every behaving device was served throughout, except one that the attack itself disturbs.
+    /// Whether every behaving device was served throughout.
     pub service_kept: bool,
 }
 

@@ -11,7 +11,7 @@ use crate::{
         metrics::Snapshot,
         view::{
             AllowCheckView, AllowView, BlockView, DeviceView, EventView, ExplainView, IncidentView,
-            ModelView, ReloadView, StatusView,
+            ModelView, ReloadView, RoleWord, StatusView,
         },
     },
     config::{period::Period, values::IsolationLevel},
@@ -164,12 +164,15 @@ pub struct IsolationOrder {
     pub reason: String,
 }
 
-/// An operator's never-block entry: passes everything to and from the target, isolation included.
+/// An operator's never-block entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AllowOrder {
     /// Address, prefix or device.
     pub target: Target,
+    /// What it is to the devices; empty for [`RoleWord::Operator`]. The other roles are an address's alone.
+    #[serde(default)]
+    pub roles: Vec<RoleWord>,
     /// Why, in the operator's words.
     #[serde(default)]
     pub reason: String,

@@ -3,7 +3,7 @@
 use crate::{
     api::{
         AllowOrder, Client,
-        view::{AllowCheckView, AllowView, Allowed},
+        view::{AllowCheckView, AllowView, Allowed, RoleWord},
     },
     cli::{
         error::{CliError, Exit},
@@ -25,11 +25,16 @@ pub(super) enum Command {
     #[command(after_help = "\
 Examples:
   tidegate allow add 198.51.100.10 --reason \"our monitoring\"
+  tidegate allow add 192.168.1.53 --role dns --role ntp --reason \"server in the cellar\"
   tidegate allow add 02:00:5e:10:00:01 --reason \"insulin pump\"")]
     Add {
         /// Address, prefix or hardware address.
         #[arg(value_name = "TARGET")]
         target: Target,
+        /// What it is to the devices: `operator` passes everything to and from it; with another role, which only an address can
+        /// have, no verdict touches the address, and isolation levels leave devices what the role is for. May be repeated.
+        #[arg(long, value_name = "ROLE", default_value = "operator", value_enum)]
+        role: Vec<RoleWord>,
         /// Why, for the audit.
         #[arg(long, value_name = "TEXT", default_value = "")]
         reason: String,
@@ -51,8 +56,8 @@ Examples:
 pub(super) async fn run(command: Command, output: Output, client: &Client) -> Result<Exit, CliError> {
     match command {
         Command::List => output.show(Allowed { allow: client.allowed().await? }, |list| listing(&list.allow)),
-        Command::Add { target, reason } => {
-            let entry = client.allow(&AllowOrder { target, reason }).await?;
+        Command::Add { target, role, reason } => {
+            let entry = client.allow(&AllowOrder { target, roles: role, reason }).await?;
             output.show(entry, |entry| format!("{} is protected as {}", entry.target, roles(entry)))
         }
         Command::Delete { target } => output.show(client.disallow(&target).await?, |entry| {

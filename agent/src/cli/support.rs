@@ -1,11 +1,14 @@
-//! `tidegate support dump`: everything a developer needs to see, in one directory that can be read before it is sent.
+//! `tidegate support dump`: everything a developer needs to see, in one archive that can be looked through before it is sent.
 
 use std::{
-    fs,
-    path::{Path, PathBuf},
+    fs::{self, File},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
+    path::PathBuf,
     process::Command as Process,
 };
 
+use flate2::{Compression, write::GzEncoder};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -23,33 +26,46 @@ use crate::{
 
 /// Log lines taken from the journal.
 const LOG_LINES: &str = "500";
+/// Bytes of one part; what is longer is cut.
+const PART_BYTES: usize = 4 << 20;
 /// Words in a key's name that mark its value as a secret.
 const SECRET: [&str; 4] = ["secret", "password", "token", "private_key"];
 
 /// Gather what a developer needs to see.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Write status, configuration, tables, incidents, checks and log lines into a directory.
+    /// Write status, configuration, tables, incidents, checks and log lines into one archive (tar, gzip).
     ///
     /// Parts that cannot be had, for example because the daemon is down, are named in `missing.txt`. Values of keys that look
-    /// like secrets are replaced. Addresses and device names are left in: look through the files before you send them.
+    /// like secrets are replaced, and each part ends after 4 MiB. Addresses and device names are left in: look through the
+    /// archive before you send it.
     Dump {
-        /// Directory to create; by default tidegate-support-TIME here.
-        #[arg(long, value_name = "DIR")]
-        dir: Option<PathBuf>,
+        /// File to write, which must not exist; by default tidegate-support-TIME.tar.gz here.
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
     },
 }
 
 pub(super) async fn run(command: &Command, client: &Client) -> Result<Exit, CliError> {
-    let Command::Dump { dir } = command;
-    let name = || PathBuf::from(format!("tidegate-support-{}", Timestamp::now().strftime("%Y%m%dT%H%M%SZ")));
-    let dir = dir.clone().unwrap_or_else(name);
-    fs::create_dir(&dir).map_err(|error| {
-        CliError::failure(format!("cannot create {}: {error}", dir.display()))
-            .hint("name a new directory with --dir")
-    })?;
-    let mut dump = Dump { dir, missing: Vec::new() };
+    let Command::Dump { file } = command;
+    let name = format!("tidegate-support-{}", Timestamp::now().strftime("%Y%m%dT%H%M%SZ"));
+    let path = file.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.tar.gz")));
+    let failed = |error: io::Error| {
+        CliError::failure(format!("cannot write {}: {error}", path.display()))
+            .hint("name another file with --file")
+    };
+    let mut options = File::options();
+    let target = options.write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+    let missing = gather(name, target, client).await.map_err(failed)?;
+    let note = if missing == 0 { String::new() } else { format!(" ({missing} parts missing)") };
+    print(&format!("{}{note}", path.display()))?;
+    Ok(Exit::Ok)
+}
+
+/// Writes all parts to `target`; how many could not be had.
+async fn gather(name: String, target: File, client: &Client) -> io::Result<usize> {
     let filter = IncidentFilter { limit: 200, ..IncidentFilter::default() };
+    let mut dump = Dump::new(name, target);
     dump.json("status.json", client.status().await)?;
     dump.json("devices.json", client.devices().await.map(|devices| Devices { devices }))?;
     dump.json("blocks.json", client.blocks().await.map(|blocks| Blocks { blocks }))?;
@@ -60,44 +76,59 @@ pub(super) async fn run(command: &Command, client: &Client) -> Result<Exit, CliE
     dump.text("config.toml", client.config().await.map(|text| redact(&text)))?;
     dump.json("doctor.json", Ok::<_, CliError>(doctor::report()))?;
     dump.text("version.txt", Ok::<_, CliError>(versions()))?;
-    dump.text("log.txt", output_of("journalctl", &["-u", "tidegate", "-n", LOG_LINES, "--no-pager"]))?;
+    let log = output_of("journalctl", &["-u", "tidegate", "-n", LOG_LINES, "--no-pager"]);
+    dump.text("log.txt", log.map(|text| redact(&text)))?;
     dump.text("links.txt", output_of("ip", &["-details", "link"]))?;
-    let missing = std::mem::take(&mut dump.missing);
-    if !missing.is_empty() {
-        dump.text("missing.txt", Ok::<_, CliError>(missing.join("\n")))?;
-    }
-    let note = if missing.is_empty() { String::new() } else { format!(" ({} parts missing)", missing.len()) };
-    print(&format!("{}{note}", dump.dir.display()))?;
-    Ok(Exit::Ok)
+    dump.finish()
 }
 
-struct Dump {
-    dir: PathBuf,
+/// An archive in the making: every part is a file in one directory.
+struct Dump<W: io::Write> {
+    directory: String,
+    archive: tar::Builder<GzEncoder<W>>,
     missing: Vec<String>,
 }
 
-impl Dump {
-    fn json<T: Serialize, E: ToString>(&mut self, name: &str, view: Result<T, E>) -> Result<(), CliError> {
+impl<W: io::Write> Dump<W> {
+    fn new(directory: String, target: W) -> Self {
+        let archive = tar::Builder::new(GzEncoder::new(target, Compression::default()));
+        Self { directory, archive, missing: Vec::new() }
+    }
+
+    fn json<T: Serialize, E: ToString>(&mut self, name: &str, view: Result<T, E>) -> io::Result<()> {
         let text = view.map_err(|error| error.to_string()).and_then(|view| {
             serde_json::to_string_pretty(&Versioned::from(view)).map_err(|error| error.to_string())
         });
         self.text(name, text)
     }
 
-    fn text<E: ToString>(&mut self, name: &str, text: Result<String, E>) -> Result<(), CliError> {
+    fn text<E: ToString>(&mut self, name: &str, text: Result<String, E>) -> io::Result<()> {
         match text {
-            Ok(text) => write(&self.dir.join(name), &text),
+            Ok(text) => self.write(name, text.as_bytes()),
             Err(error) => {
                 self.missing.push(format!("{name}: {}", error.to_string()));
                 Ok(())
             }
         }
     }
-}
 
-fn write(path: &Path, text: &str) -> Result<(), CliError> {
-    fs::write(path, text)
-        .map_err(|error| CliError::failure(format!("cannot write {}: {error}", path.display())))
+    fn write(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let bytes = &bytes[..bytes.len().min(PART_BYTES)];
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o600);
+        header.set_mtime(Timestamp::now().as_second().try_into().unwrap_or(0));
+        self.archive.append_data(&mut header, format!("{}/{name}", self.directory), bytes)
+    }
+
+    fn finish(mut self) -> io::Result<usize> {
+        let missing = std::mem::take(&mut self.missing);
+        if !missing.is_empty() {
+            self.write("missing.txt", missing.join("\n").as_bytes())?;
+        }
+        self.archive.into_inner()?.finish()?.flush()?;
+        Ok(missing.len())
+    }
 }
 
 fn versions() -> String {
@@ -128,6 +159,9 @@ fn redact(config: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
+    use std::io::Read as _;
+
     use super::*;
 
     #[test]
@@ -137,5 +171,28 @@ mod tests {
             redact(text),
             "[fleet]\nname = \"gw\"\nAccess_Token = \"(redacted)\"\nprivate_key_path = \"(redacted)\""
         );
+    }
+
+    #[test]
+    fn an_archive_holds_bounded_parts_and_names_those_it_lacks() {
+        let mut bytes = Vec::new();
+        let mut dump = Dump::new("dump".to_owned(), &mut bytes);
+        dump.text("long.txt", Ok::<_, String>("x".repeat(PART_BYTES + 1))).unwrap();
+        dump.text("none.txt", Err("the daemon is down")).unwrap();
+        assert_eq!(dump.finish().unwrap(), 1);
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(&bytes[..]));
+        let parts: Vec<(String, String)> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let mut entry = entry.unwrap();
+                let mut text = String::new();
+                entry.read_to_string(&mut text).unwrap();
+                (entry.path().unwrap().display().to_string(), text)
+            })
+            .collect();
+        assert_eq!(parts[0].0, "dump/long.txt");
+        assert_eq!(parts[0].1.len(), PART_BYTES);
+        assert_eq!(parts[1], ("dump/missing.txt".to_owned(), "none.txt: the daemon is down".to_owned()));
     }
 }

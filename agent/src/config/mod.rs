@@ -189,6 +189,7 @@ impl Config {
             ("gateway.socket_group", was.socket_group != is.socket_group),
             ("gateway.pin_path", was.pin_path != is.pin_path),
             ("gateway.xdp", was.xdp != is.xdp),
+            ("gateway.tc", was.tc != is.tc),
             ("kernel.max_flows", self.kernel.max_flows != next.kernel.max_flows),
             ("kernel.max_devices", self.kernel.max_devices != next.kernel.max_devices),
             ("kernel.ring_bytes", self.kernel.ring_bytes != next.kernel.ring_bytes),

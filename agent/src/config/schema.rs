@@ -14,7 +14,7 @@ use crate::{
         section::section,
         values::{Endpoint, GatewayMode, Listen},
     },
-    datapath::XdpChoice,
+    datapath::{TcChoice, XdpChoice},
     decide,
     enforce::Target,
     identity::Mac,
@@ -41,6 +41,9 @@ section! {
         /// `driver` refuses to start where the driver has no XDP, `generic` runs the programs in the network stack, `auto`
         /// tries the driver first. `tidegate status` says which is in use.
         xdp: XdpChoice = XdpChoice::Auto,
+        /// How frames that leave are hooked: `auto` uses TCX links where the kernel has them (6.6) and filters on the clsact
+        /// qdisc before, `clsact` always uses filters, which other programs on the same port may expect.
+        tc: TcChoice = TcChoice::Auto,
     }
     /// Sizes and clocks of the kernel tables. Changing a size needs a restart; the rest is reloaded by SIGHUP.
     Kernel {

@@ -12,8 +12,8 @@ use aya::{
     Ebpf,
     programs::{
         ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
-        links::{FdLink, PinnedLink},
-        tc,
+        links::{FdLink, Link as _, PinnedLink},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,11 @@ pub(super) const LINKS: &str = "links";
 /// Kernels before this one have no TCX links.
 const TCX_SINCE: (u32, u32) = (6, 6);
 
+/// First of all filters: one before it that passes a frame would end the matter.
+const FILTER_PRIORITY: u16 = 1;
+/// `tg`: tells our filter from others of the same priority.
+const FILTER_HANDLE: TcHandle = TcHandle::new(0, 0x7467);
+
 /// Where XDP may run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -40,6 +45,17 @@ pub enum XdpChoice {
     Driver,
     /// In the network stack only.
     Generic,
+}
+
+/// How egress is to be hooked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TcChoice {
+    /// By a link where the kernel has them, else by a filter.
+    #[default]
+    Auto,
+    /// By a filter on the clsact qdisc, as before 6.6.
+    Clsact,
 }
 
 /// Where XDP runs on an interface.
@@ -105,13 +121,18 @@ struct Port<'a> {
 
 impl Datapath {
     /// Attaches both programs to `interface`, or takes over the links an earlier agent left there.
-    pub fn attach(&mut self, interface: &str, choice: XdpChoice) -> Result<Attached, DatapathError> {
+    pub fn attach(
+        &mut self,
+        interface: &str,
+        choice: XdpChoice,
+        tc: TcChoice,
+    ) -> Result<Attached, DatapathError> {
         let failed = |cause: String| DatapathError::Attach { interface: interface.to_owned(), cause };
         let ifindex = nix::net::if_::if_nametoindex(interface)
             .map_err(|error| failed(format!("{error}; `ip link` lists the interfaces")))?;
         let port = Port { name: interface, ifindex };
         let pins = Pins { own: self.pins.clone() };
-        let egress = attach_egress(&mut self.programs, &pins, &port).map_err(failed)?;
+        let egress = attach_egress(&mut self.programs, &pins, &port, tc).map_err(failed)?;
         let (ingress, adopted, fallback) =
             attach_ingress(&mut self.programs, &pins, &port, choice).map_err(failed)?;
         let attached =
@@ -190,13 +211,21 @@ fn attach_ingress(
     Err(refusal.unwrap_or_default())
 }
 
-fn attach_egress(programs: &mut Ebpf, pins: &Pins, port: &Port<'_>) -> Result<EgressHook, String> {
+fn attach_egress(
+    programs: &mut Ebpf,
+    pins: &Pins,
+    port: &Port<'_>,
+    choice: TcChoice,
+) -> Result<EgressHook, String> {
     let program: &mut SchedClassifier =
         programs.program_mut(EGRESS).ok_or("no program")?.try_into().map_err(text)?;
-    if kernel_version() < TCX_SINCE {
-        return attach_clsact(program, port);
-    }
     let name = pin_name(EGRESS, "tcx", port);
+    if choice == TcChoice::Clsact || kernel_version() < TCX_SINCE {
+        let hook = attach_clsact(program, port)?;
+        // A frame must not be counted by both hooks once the choice has changed.
+        pins.drop(&name);
+        return Ok(hook);
+    }
     let adopted = pins.adopt(&name, |link| {
         let id = program.attach_to_link(link.try_into().map_err(text)?).map_err(text)?;
         program.take_link(id).map_err(text)?.try_into().map_err(text)
@@ -206,20 +235,35 @@ fn attach_egress(programs: &mut Ebpf, pins: &Pins, port: &Port<'_>) -> Result<Eg
         let link = program.take_link(id).map_err(text)?;
         pins.keep(link.try_into().map_err(text)?, &name)?;
     }
+    // Left by an agent that was told to use filters; nothing to remove is the normal case.
+    let _ = filter(port)?.detach();
     Ok(EgressHook::Tcx)
 }
 
-/// A filter stays attached by itself; the one of an earlier agent is replaced.
+/// A filter stays attached by itself; the one of an earlier agent is replaced in place, so that no packet slips by.
 fn attach_clsact(program: &mut SchedClassifier, port: &Port<'_>) -> Result<EgressHook, String> {
     match tc::qdisc_add_clsact(port.name) {
         Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
         Err(error) => return Err(text(error)),
     }
-    // Nothing to remove is the normal case.
-    let _ = tc::qdisc_detach_program(port.name, TcAttachType::Egress, EGRESS);
-    let id = program.attach(port.name, TcAttachType::Egress).map_err(|error| explain(&error))?;
+    let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, classid: None };
+    let id = match program.attach_to_link(filter(port)?) {
+        Ok(id) => id,
+        // There is none yet, as a rule; what else was wrong shows again.
+        Err(refusal) => program
+            .attach_with_options(port.name, TcAttachType::Egress, TcAttachOptions::Netlink(options))
+            .map_err(|error| {
+                format!("{}; nor can a filter be replaced: {}", explain(&error), chain(&refusal))
+            })?,
+    };
     std::mem::forget(program.take_link(id).map_err(text)?);
     Ok(EgressHook::Clsact)
+}
+
+/// The filter of an agent on this port, whether or not it is there.
+fn filter(port: &Port<'_>) -> Result<SchedClassifierLink, String> {
+    SchedClassifierLink::attached(port.name, TcAttachType::Egress, FILTER_PRIORITY, FILTER_HANDLE, None)
+        .map_err(text)
 }
 
 /// Where links are pinned; without a directory they live as long as the process.
@@ -255,6 +299,16 @@ impl Pins {
                     tracing::warn!(pin = %pin.display(), %error, "cannot remove a useless pin");
                 }
                 false
+            }
+        }
+    }
+
+    /// Removes the pin called `name` in every layout, which detaches the link.
+    fn drop(&self, name: &str) {
+        let pins = self.own.iter().flat_map(|own| layouts(own)).map(|layout| layout.join(LINKS).join(name));
+        for pin in pins.filter(|pin| pin.exists()) {
+            if let Err(error) = fs::remove_file(&pin) {
+                tracing::warn!(pin = %pin.display(), %error, "cannot remove the pin of an earlier link");
             }
         }
     }

@@ -18,7 +18,7 @@ mod verdicts;
 
 use std::{io, os::fd::OwnedFd, path::PathBuf};
 
-pub use attach::{Attached, EgressHook, IngressMode, XdpChoice};
+pub use attach::{Attached, EgressHook, IngressMode, TcChoice, XdpChoice};
 pub use clock::now_ns;
 pub use events::{DecodeError, Event, EventStream, Events, decode};
 pub use flows::IdleLimits;

@@ -54,6 +54,21 @@ impl Device {
     }
 }
 
+/// How a claim stands to the one who has the address. Times are on the kernel clock, 0 where the gateway itself has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Contest {
+    /// Whom the claimant told so, when it did by an answer (ARP reply, neighbour advertisement).
+    pub told: Option<IpAddr>,
+    /// Since when the holder has the address.
+    pub held_since_ns: u64,
+    /// When the holder last used the address.
+    pub used_ns: u64,
+    /// When anything was last heard of the holder.
+    pub heard_ns: u64,
+    /// The same was said lately.
+    pub repeated: bool,
+}
+
 /// Something new about a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdentityEvent {
@@ -93,6 +108,8 @@ pub enum IdentityEvent {
         old: Option<DeviceKey>,
         /// Who claims it.
         new: DeviceKey,
+        /// What else there is to know about it.
+        contest: Contest,
     },
     /// There was no room for it any more.
     Forgotten {

@@ -15,7 +15,7 @@ mod tests;
 mod vendor;
 mod view;
 
-pub use device::{Device, IdentityEvent, NameSource};
+pub use device::{Contest, Device, IdentityEvent, NameSource};
 pub use mac::{Mac, MacError};
 pub use registry::Registry;
 pub use vendor::Vendors;

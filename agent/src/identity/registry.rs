@@ -18,7 +18,7 @@ use tidegate_common::{
 };
 
 use super::{
-    device::{Device, IdentityEvent, NameSource},
+    device::{Contest, Device, IdentityEvent, NameSource},
     mac::Mac,
     sample::{self, Claim, Reading},
     vendor::Vendors,
@@ -31,15 +31,16 @@ const ADDRESSES: usize = 16;
 const CONFLICTS: usize = 8;
 /// Whoever was silent for so long may have lost the address to someone else.
 const SILENCE_NS: u64 = 300_000_000_000;
-/// The same conflict is not told again before.
+/// The same conflict counts as repeated before.
 const REPEAT_NS: u64 = 300_000_000_000;
 
 /// An address and who has it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Holding {
     pub(super) device: DeviceKey,
+    since_ns: u64,
     pub(super) last_ns: u64,
-    /// Only seen in flows or asked for: anyone with a claim may have it.
+    /// Only seen as a source or asked for: anyone with a claim may have it.
     weak: bool,
 }
 
@@ -127,7 +128,8 @@ impl Registry {
         self.see(device, now_ns, &mut events);
         for claim in claims {
             match claim {
-                Claim::Uses(ip) => self.claim(ip, device, now_ns, &mut events),
+                Claim::Uses(ip) => self.claim(ip, device, None, now_ns, &mut events),
+                Claim::Tells { ip, to } => self.claim(ip, device, Some(to), now_ns, &mut events),
                 Claim::Asks(ip) => self.claim_weakly(ip, device, now_ns, &mut events),
                 Claim::Leased { ip, by_gateway } => self.lease(ip, device, by_gateway, now_ns, &mut events),
                 Claim::Released(ip) => self.release(ip, device),
@@ -152,7 +154,8 @@ impl Registry {
             let (address, ..) = key.seen_from(sender);
             let known = sample::usable(address.octets()).filter(|ip| self.resolve(*ip) == Some(device));
             if let Some(ip) = known.or_else(|| local(address)) {
-                self.claim_weakly(ip, device, now_ns, &mut events);
+                self.claim_weakly(ip, device, side.last_ns.min(now_ns), &mut events);
+                self.confirm(ip, device, if sender == initiator { &record.inward } else { &record.out });
             }
         }
         events
@@ -173,6 +176,18 @@ impl Registry {
         let Some(entry) = self.devices.get_mut(&device) else { return false };
         entry.name = Some((NameSource::Operator, name));
         true
+    }
+
+    /// Addresses of others that the device claimed lately, and who has them; `None` for the gateway itself.
+    pub fn contested_by(&self, device: DeviceKey, now_ns: u64) -> Vec<(IpAddr, Option<DeviceKey>)> {
+        let told = self.devices.get(&device).map(|entry| &entry.told).into_iter().flatten();
+        told.filter(|(_, at_ns)| now_ns.saturating_sub(*at_ns) < REPEAT_NS)
+            .filter_map(|(ip, _)| match self.resolve(*ip) {
+                None if self.own.contains(ip) => Some((*ip, None)),
+                Some(holder) if holder.mac != device.mac => Some((*ip, Some(holder))),
+                _ => None,
+            })
+            .collect()
     }
 
     /// Forgets a device; whether it was known.
@@ -211,17 +226,41 @@ impl Registry {
         events.push(IdentityEvent::New { device });
     }
 
-    /// The device says that it has the address.
-    fn claim(&mut self, ip: IpAddr, device: DeviceKey, now_ns: u64, events: &mut Vec<IdentityEvent>) {
+    /// The device says that it has the address, to `told` if that was an answer.
+    fn claim(
+        &mut self,
+        ip: IpAddr,
+        device: DeviceKey,
+        told: Option<IpAddr>,
+        now_ns: u64,
+        events: &mut Vec<IdentityEvent>,
+    ) {
         if self.own.contains(&ip) {
-            self.conflict(ip, None, device, now_ns, events);
+            self.conflict(ip, None, device, Contest { told, ..Contest::default() }, now_ns, events);
             return;
         }
         match self.holdings.get(&ip).copied() {
             Some(held) if held.device.mac != device.mac && held.is_firm(now_ns) => {
-                self.conflict(ip, Some(held.device), device, now_ns, events);
+                let contest = Contest {
+                    told,
+                    held_since_ns: held.since_ns,
+                    used_ns: held.last_ns,
+                    heard_ns: self.devices.get(&held.device).map_or(0, |entry| entry.last_ns),
+                    repeated: false,
+                };
+                self.conflict(ip, Some(held.device), device, contest, now_ns, events);
             }
             _ => self.hold(ip, device, now_ns, false, events),
+        }
+    }
+
+    /// What was sent to the address left by the device's own port: a source may be forged, a delivery may not.
+    fn confirm(&mut self, ip: IpAddr, device: DeviceKey, delivered: &FlowSide) {
+        let there = delivered.packets > 0
+            && !delivered.point.is_ingress()
+            && delivered.point.ifindex() == device.ifindex;
+        if let Some(held) = self.holdings.get_mut(&ip).filter(|held| there && held.device == device) {
+            held.weak = false;
         }
     }
 
@@ -248,7 +287,7 @@ impl Registry {
         if by_gateway && !self.own.contains(&ip) {
             self.hold(ip, device, now_ns, false, events);
         } else {
-            self.claim(ip, device, now_ns, events);
+            self.claim(ip, device, None, now_ns, events);
         }
     }
 
@@ -269,7 +308,7 @@ impl Registry {
         let before = self.holdings.get(&ip).copied();
         if let Some(held) = before.filter(|held| held.device == device) {
             let last_ns = held.last_ns.max(now_ns);
-            self.holdings.insert(ip, Holding { device, last_ns, weak: weak && held.weak });
+            self.holdings.insert(ip, Holding { last_ns, weak: weak && held.weak, ..held });
             return;
         }
         let Some(entry) = self.devices.get(&device) else { return };
@@ -279,7 +318,7 @@ impl Registry {
             self.drop_holding(oldest);
         }
         self.drop_holding(ip);
-        self.holdings.insert(ip, Holding { device, last_ns: now_ns, weak });
+        self.holdings.insert(ip, Holding { device, since_ns: now_ns, last_ns: now_ns, weak });
         if let Some(entry) = self.devices.get_mut(&device) {
             entry.addresses.push(ip);
         }
@@ -304,19 +343,22 @@ impl Registry {
         ip: IpAddr,
         old: Option<DeviceKey>,
         new: DeviceKey,
+        mut contest: Contest,
         now_ns: u64,
         events: &mut Vec<IdentityEvent>,
     ) {
         let Some(entry) = self.devices.get_mut(&new) else { return };
         let recent = |(told, at_ns): &(IpAddr, u64)| *told == ip && now_ns.saturating_sub(*at_ns) < REPEAT_NS;
-        if entry.told.iter().any(recent) {
+        contest.repeated = entry.told.iter().any(recent);
+        if contest.repeated {
+            events.push(IdentityEvent::Conflict { ip, old, new, contest });
             return;
         }
         entry.told.retain(|(told, _)| *told != ip);
         push_bounded(&mut entry.told, (ip, now_ns));
         let owner = old.map_or_else(|| "the gateway".to_owned(), |device| Mac(device.mac).to_string());
         push_bounded(&mut entry.conflicts, format!("claims {ip}, which is {owner}'s"));
-        events.push(IdentityEvent::Conflict { ip, old, new });
+        events.push(IdentityEvent::Conflict { ip, old, new, contest });
     }
 
     fn rename(

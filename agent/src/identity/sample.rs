@@ -31,6 +31,8 @@ const ENTRY_BYTES: usize = 5;
 pub(super) enum Claim {
     /// The device uses the address.
     Uses(IpAddr),
+    /// The device tells somebody that the address is its own.
+    Tells { ip: IpAddr, to: IpAddr },
     /// The device asked for the address by DHCP.
     Asks(IpAddr),
     /// A DHCP server gave the address to the device.
@@ -97,12 +99,15 @@ fn network_offset(frame: &[u8]) -> Option<usize> {
 
 fn arp(frame: &[u8], packet: &Packet) -> Vec<Claim> {
     const SENDER: usize = 8;
+    const REPLY: u16 = 2;
     let sender = network_offset(frame).and_then(|at| frame.get(at + SENDER..at + SENDER + 6));
     // A frame on behalf of another hardware address proves nothing about the one that sent it.
     if sender != Some(&packet.src_mac[..]) {
         return Vec::new();
     }
-    usable(packet.src.octets()).map(Claim::Uses).into_iter().collect()
+    let to = IpAddr::from(packet.dst.octets()).to_canonical();
+    let claim = |ip| if packet.arp_op == REPLY { Claim::Tells { ip, to } } else { Claim::Uses(ip) };
+    usable(packet.src.octets()).map(claim).into_iter().collect()
 }
 
 fn neighbour(body: &[u8], packet: &Packet) -> Vec<Claim> {
@@ -123,7 +128,8 @@ fn neighbour(body: &[u8], packet: &Packet) -> Vec<Claim> {
             source.map(Claim::Uses).into_iter().collect()
         }
         ADVERTISEMENT if link_layer(2).is_none_or(|mac| mac == packet.src_mac) => {
-            target.map(Claim::Uses).into_iter().collect()
+            let to = IpAddr::from(packet.dst.octets());
+            target.map(|ip| Claim::Tells { ip, to }).into_iter().collect()
         }
         _ => Vec::new(),
     }

@@ -184,24 +184,37 @@ fn an_acknowledgement_from_behind_a_port_is_only_a_claim() {
     assert!(registry.observe_sample(&forged, SECOND).is_empty(), "names a device nobody has seen");
     registry.observe_device(key(PHONE), SECOND);
     let events = registry.observe_sample(&forged, 2 * SECOND);
+    let contest = Contest { held_since_ns: SECOND, used_ns: SECOND, heard_ns: SECOND, ..Contest::default() };
     assert_eq!(
         events,
-        [IdentityEvent::Conflict { ip: HOST.into(), old: Some(key(CAMERA)), new: key(PHONE) }]
+        [IdentityEvent::Conflict { ip: HOST.into(), old: Some(key(CAMERA)), new: key(PHONE), contest }]
     );
 }
 
 #[test]
-fn a_claim_against_a_present_device_is_a_conflict_once_and_against_a_silent_one_a_move() {
+fn a_claim_against_a_present_device_is_a_conflict_and_against_a_silent_one_a_move() {
     let mut registry = registry();
     registry.observe_sample(&sample(&arp(CAMERA, CAMERA, HOST)), SECOND);
     let spoof = sample(&arp(PHONE, PHONE, HOST));
     let events = registry.observe_sample(&spoof, 2 * SECOND);
-    assert!(events.contains(&IdentityEvent::Conflict {
+    let contest = Contest {
+        told: Some(ip("192.168.1.1")),
+        held_since_ns: SECOND,
+        used_ns: SECOND,
+        heard_ns: SECOND,
+        repeated: false,
+    };
+    let conflict = |contest| IdentityEvent::Conflict {
         ip: HOST.into(),
         old: Some(key(CAMERA)),
-        new: key(PHONE)
-    }));
-    assert!(registry.observe_sample(&spoof, 3 * SECOND).is_empty(), "told once");
+        new: key(PHONE),
+        contest,
+    };
+    assert!(events.contains(&conflict(contest)), "{events:?}");
+    registry.observe_device(key(CAMERA), 2 * SECOND);
+    let again = Contest { heard_ns: 2 * SECOND, repeated: true, ..contest };
+    assert_eq!(registry.observe_sample(&spoof, 3 * SECOND), [conflict(again)]);
+    assert_eq!(registry.contested_by(key(PHONE), 3 * SECOND), [(HOST.into(), Some(key(CAMERA)))]);
     assert_eq!(registry.resolve(HOST.into()), Some(key(CAMERA)), "nothing moves");
     let now = Now { kernel_ns: 4 * SECOND, wall: Timestamp::UNIX_EPOCH };
     assert_eq!(
@@ -216,7 +229,12 @@ fn a_claim_against_a_present_device_is_a_conflict_once_and_against_a_silent_one_
 fn nobody_may_claim_the_gateways_address() {
     let mut registry = registry();
     let events = registry.observe_sample(&sample(&arp(PHONE, PHONE, Ipv4Addr::new(192, 168, 1, 1))), SECOND);
-    assert_eq!(events[1], IdentityEvent::Conflict { ip: ip("192.168.1.1"), old: None, new: key(PHONE) });
+    let contest = Contest { told: Some(ip("192.168.1.1")), ..Contest::default() };
+    assert_eq!(
+        events[1],
+        IdentityEvent::Conflict { ip: ip("192.168.1.1"), old: None, new: key(PHONE), contest }
+    );
+    assert_eq!(registry.contested_by(key(PHONE), SECOND), [(ip("192.168.1.1"), None)]);
     assert_eq!(registry.resolve(ip("192.168.1.1")), None);
 }
 
@@ -306,7 +324,8 @@ fn flow(src: &str, mac: [u8; 6]) -> (FlowKey, FlowRecord) {
 fn flows_fill_gaps_and_never_take_an_address() {
     let mut registry = registry();
     let observe = |registry: &mut Registry, src: &str, mac, at| {
-        let (flow, record) = flow(src, mac);
+        let (flow, mut record) = flow(src, mac);
+        record.out.last_ns = at;
         registry.observe_flow(&flow, &record, at)
     };
     observe(&mut registry, "192.168.1.20", PHONE, SECOND);
@@ -327,6 +346,20 @@ fn flows_fill_gaps_and_never_take_an_address() {
         matches!(spoof[..], [IdentityEvent::Conflict { .. }]),
         "flows show that the camera is still there"
     );
+}
+
+#[test]
+fn a_flow_answered_through_the_devices_own_port_makes_its_address_firm() {
+    let (key_of_flow, mut record) = flow("192.168.1.20", CAMERA);
+    let spoof = sample(&arp(PHONE, PHONE, HOST));
+    for (port, moves) in [(PORT + 1, true), (PORT, false)] {
+        let mut registry = registry();
+        record.inward = FlowSide { packets: 1, point: ObservationPoint::egress(port), ..FlowSide::default() };
+        registry.observe_flow(&key_of_flow, &record, SECOND);
+        let events = registry.observe_sample(&spoof, 2 * SECOND);
+        let moved = events.iter().any(|event| matches!(event, IdentityEvent::Moved { .. }));
+        assert_eq!(moved, moves, "answers left through port {port}");
+    }
 }
 
 #[test]

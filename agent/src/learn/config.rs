@@ -45,8 +45,11 @@ settings! {
         web_attempts: u32 = 40,
         /// Packets in both directions up to which a connection is short for the brute-force rule.
         attempt_packets: u64 = 120,
-        /// Times a device may claim an address that another one holds within 60 s before it is ARP spoofing.
+        /// Claims of an address within 60 s, between which its holder used it, that make ARP spoofing.
         arp_claims: u32 = 2,
+        /// Times a device may tell the same host within 60 s that it has an address of another device that is still there, before
+        /// that is ARP spoofing. Several within a second count as one.
+        arp_lessons: u32 = 4,
         /// Contacts with a host first seen after the baseline from which on their regularity is judged.
         beacon_contacts: u32 = 6,
         /// Relative deviation of the gaps between contacts, their mean being 1, up to which they are a beacon.

@@ -234,11 +234,8 @@ impl Learner {
     /// Forgets what was reported about the subjects for which `about` holds: what goes on is reported again at once. Call it
     /// when an operator has taken back what the reports led to.
     pub fn forget_reports(&mut self, about: impl Fn(&Subject) -> bool) {
-        let over: Vec<_> =
-            self.reported.iter().map(|(key, _)| *key).filter(|(subject, ..)| about(subject)).collect();
-        for key in over {
-            self.reported.pop(&key);
-        }
+        let over: Vec<_> = self.reported.iter().map(|(key, _)| *key).filter(|key| about(&key.0)).collect();
+        over.iter().for_each(|key| _ = self.reported.pop(key));
     }
 
     fn started(&mut self, contact: &Contact<'_>, found: &mut Vec<Finding>) {

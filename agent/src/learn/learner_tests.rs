@@ -80,6 +80,7 @@ fn what_goes_on_is_reported_again_once_it_is_forgotten() {
         address: IpAddr::from([10, 0, 0, 1]),
         holder: Mac(device(holder).mac),
         of_gateway: true,
+        contest: crate::identity::Contest::default(),
     };
     let subject = Subject::Device(device(66));
     assert_eq!(sim.learner.observe_arp_claim(&claim(1), S).len(), 1);

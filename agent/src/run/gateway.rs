@@ -14,6 +14,7 @@ use tidegate_common::{
 };
 use tokio::sync::broadcast;
 
+use super::heal::Healer;
 use crate::{
     api::{
         Latency,
@@ -65,20 +66,7 @@ pub(super) struct Gateway {
     pub(super) problems: Vec<String>,
     pub(super) ids: IdSource,
     pub(super) flow_lines_left: u32,
-}
-
-/// What a gateway is made of.
-pub(super) struct Parts {
-    pub(super) config: Config,
-    pub(super) source: Source,
-    pub(super) datapath: Datapath,
-    pub(super) kernel_log: KernelLog,
-    pub(super) enforcer: Enforcer<VerdictTables>,
-    pub(super) learner: Learner,
-    pub(super) registry: Registry,
-    pub(super) store: Store,
-    pub(super) events: broadcast::Sender<EventView>,
-    pub(super) problems: Vec<String>,
+    pub(super) healer: Healer,
 }
 
 /// Now, on both clocks.
@@ -87,30 +75,6 @@ pub(super) fn now() -> Now {
 }
 
 impl Gateway {
-    pub(super) fn new(parts: Parts) -> Self {
-        let log = &parts.config.log;
-        let eve = parts.config.eve_path().map(|path| EveLog::new(&path, log.rotate_bytes, log.keep));
-        Self {
-            config: parts.config,
-            source: parts.source,
-            datapath: parts.datapath,
-            kernel_log: parts.kernel_log,
-            enforcer: parts.enforcer,
-            learner: parts.learner,
-            registry: parts.registry,
-            store: parts.store,
-            eve,
-            incidents: HashMap::new(),
-            events: parts.events,
-            recent: VecDeque::with_capacity(RECENT_EVENTS),
-            tallies: Tallies::default(),
-            started: now(),
-            problems: parts.problems,
-            ids: IdSource::from_process(),
-            flow_lines_left: FLOW_LINES_PER_SECOND,
-        }
-    }
-
     /// Something arrived from the kernel.
     pub(super) fn on_event(&mut self, event: Result<Event, DecodeError>) {
         self.tallies.events_received += 1;
@@ -160,15 +124,19 @@ impl Gateway {
             IdentityEvent::Forgotten { device } => {
                 format!("{} is forgotten: there is no room", Mac(device.mac))
             }
-            IdentityEvent::Conflict { ip, old, new } => {
+            IdentityEvent::Conflict { ip, old, new, contest } => {
                 let claim = ArpClaim {
                     claimant: new,
                     address: ip,
                     holder: old.map_or(Mac::default(), |old| Mac(old.mac)),
                     of_gateway: old.is_none(),
+                    contest,
                 };
                 let findings = self.learner.observe_arp_claim(&claim, now.kernel_ns);
                 self.judge_all(findings);
+                if contest.repeated {
+                    return;
+                }
                 format!("{} claims {ip}, which somebody else has", name(self, new))
             }
         };
@@ -210,6 +178,8 @@ impl Gateway {
         self.judge_all(findings);
         let swept = self.enforcer.sweep(now);
         self.commit(swept, now);
+        let mended = self.healer.tick(&self.config.gateway.interfaces);
+        self.mended(mended);
         self.close_quiet_incidents(now);
     }
 

@@ -5,6 +5,7 @@
 
 mod answer;
 mod gateway;
+mod heal;
 mod needs;
 mod orders;
 mod privileges;
@@ -14,7 +15,10 @@ mod respond;
 mod upkeep;
 mod views;
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -31,9 +35,10 @@ use crate::{
     enforce::{Enforcer, Reachability},
     identity::{Registry, Vendors},
     learn::Learner,
-    store::Store,
+    store::{IdSource, Store, eve::EveLog},
 };
-use gateway::{Gateway, Parts, kernel_mode, now};
+use gateway::{Gateway, Tallies, kernel_mode, now};
+use heal::Healer;
 
 /// Events handled before anything else gets its turn.
 const EVENTS_PER_TURN: usize = 512;
@@ -109,13 +114,16 @@ fn set_up(
     registry.set_own(&needs::own_addresses());
 
     for interface in &config.gateway.interfaces {
-        let attached = datapath.attach(interface, config.gateway.xdp)?;
+        let attached = datapath.attach(interface, config.gateway.xdp, config.gateway.tc)?;
         tracing::info!(?attached, "attached");
     }
     datapath.drop_other_layouts();
     take_up_devices(&store, &datapath, &mut registry, &mut learner, &mut problems)?;
 
-    let parts = Parts {
+    let (healer, problem) = Healer::open();
+    problems.extend(problem);
+    let eve = config.eve_path().map(|path| EveLog::new(&path, config.log.rotate_bytes, config.log.keep));
+    let mut gateway = Gateway {
         config: config.clone(),
         source: source.clone(),
         datapath,
@@ -124,10 +132,18 @@ fn set_up(
         learner,
         registry,
         store,
+        eve,
+        incidents: HashMap::new(),
         events,
+        recent: VecDeque::new(),
+        tallies: Tallies::default(),
+        started: began,
         problems,
+        ids: IdSource::from_process(),
+        // The first second's allowance comes with the first tick.
+        flow_lines_left: 0,
+        healer,
     };
-    let mut gateway = Gateway::new(parts);
     gateway.commit(Ok(restored), began);
     gateway.load_feeds();
     Ok((gateway, kernel_events))

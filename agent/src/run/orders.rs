@@ -100,10 +100,20 @@ impl Gateway {
 
     pub(super) fn allow(&mut self, order: &AllowOrder, who: &Operator) -> Answer<AllowView> {
         let now = now();
+        let mut roles = order.roles.iter().fold(0, |bits, word| bits | word.bit());
+        if roles == 0 {
+            roles = role::OPERATOR;
+        }
+        if roles != role::OPERATOR && !matches!(order.target.canonical(), Target::Address(_)) {
+            return Err(Refusal::refused(
+                format!("{} is no address, and only an address has a role but `operator`", order.target),
+                "name the server's address, or leave `--role` out",
+            ));
+        }
         let aliases = self.aliases(&order.target);
         let (entry, report) = self
             .enforcer
-            .allow(order.target, role::OPERATOR, &aliases, &who.to_string(), &order.reason, now)
+            .allow(order.target, roles, &aliases, &who.to_string(), &order.reason, now)
             .map_err(refused)?;
         let saved = self.store.batch(Durability::Disk, |store| store.save_allow(&entry));
         self.stored(saved);

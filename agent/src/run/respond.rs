@@ -1,12 +1,16 @@
 //! From findings to verdicts and their records: incidents, alerts, what the enforcer changed.
 
-use std::time::Duration;
+use std::{io, net::IpAddr, time::Duration};
+
+use tidegate_common::verdict::Level;
 
 use super::gateway::{Gateway, now};
 use crate::{
     api::view::EventKind,
+    config::values::GatewayMode,
     decide::Decision,
-    enforce::{EnforceError, Notice, Now, Report, Target},
+    enforce::{EnforceError, Enforcement, Notice, Now, Report, Target},
+    identity::Mac,
     judge::{Bench, Judged},
     learn::{Finding, Subject},
     store::{Durability, Incident, eve},
@@ -112,6 +116,7 @@ impl Gateway {
                 eve.write(&eve::tidegate("verdict", record, now.wall));
             }
             self.tell(EventKind::Verdict, message, Some(record.target), record.incident.as_deref());
+            self.mend_after(record, now);
         }
         for notice in &report.notices {
             let (message, target) = describe(notice);
@@ -120,6 +125,34 @@ impl Gateway {
             }
             tracing::warn!("{message}");
             self.tell(EventKind::Alarm, message, target, None);
+        }
+    }
+
+    /// Once a device is cut off wholly, its neighbours are told who has the addresses it claimed. Weaker levels leave it ARP.
+    fn mend_after(&mut self, record: &Enforcement, now: Now) {
+        let cut_off = record.level == Some(Level::Full) && self.config.gateway.mode != GatewayMode::Monitor;
+        let Target::Device(mac) = record.target else { return };
+        if !cut_off || record.installed_at != now.wall {
+            return;
+        }
+        let Some(device) = self.registry.find(&mac.to_string()) else { return };
+        let contested = self.registry.contested_by(device, now.kernel_ns);
+        let bindings: Vec<(IpAddr, Option<Mac>)> =
+            contested.into_iter().map(|(ip, owner)| (ip, owner.map(|owner| Mac(owner.mac)))).collect();
+        match self.healer.mend(&bindings, &self.config.gateway.interfaces) {
+            Ok(false) => {}
+            Ok(true) => {
+                let addresses: Vec<_> = bindings.iter().map(|(address, _)| address.to_string()).collect();
+                let message = format!("neighbours of {mac} are told who has {}", addresses.join(", "));
+                self.tell(EventKind::Device, message, Some(record.target), record.incident.as_deref());
+            }
+            Err(error) => self.mended(Err(error)),
+        }
+    }
+
+    pub(super) fn mended(&mut self, result: io::Result<()>) {
+        if let Err(error) = result {
+            self.degraded(&format!("poisoned ARP caches cannot be mended: {error}"));
         }
     }
 

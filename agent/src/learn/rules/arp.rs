@@ -1,7 +1,9 @@
-//! ARP spoofing: a device claims an address that another one holds, again and again, or claims the gateway's at all.
+//! ARP spoofing: a device claims an address that another one holds, and the other one is still there; or claims the gateway's.
 //!
-//! Who held the address before the quarrel is its owner and may answer back without being blamed. One change of an
-//! address from one device to another is no quarrel: leases move.
+//! Who held the address before the quarrel is its owner and may answer back without being blamed. An address that moves is no
+//! quarrel: then the one who had it no longer uses it. So a claim counts as a contradiction only when the owner used the
+//! address since the claimant's last one; and as a lesson when the claimant tells the same host again and again, as nobody
+//! has to who is asked now and then, while something is still heard of the owner.
 
 use std::{net::IpAddr, num::NonZeroUsize};
 
@@ -10,13 +12,19 @@ use tidegate_common::device::DeviceKey;
 
 use super::SECOND_NS;
 use crate::{
-    identity::Mac,
+    identity::{Contest, Mac},
     learn::{Finding, RuleConfig, Subject, Technique},
 };
 
 const MAX_ADDRESSES: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
 const MAX_CLAIMANTS: usize = 8;
+/// Hosts told by one claimant that are told apart.
+const MAX_TOLD: usize = 16;
 const WINDOW_NS: u64 = 60 * SECOND_NS;
+/// Who has an address for less may have been faster than its owner.
+const STANDING_NS: u64 = 60 * SECOND_NS;
+/// Claims in a burst, as announcements are, count once.
+const BURST_NS: u64 = SECOND_NS;
 /// A quarrel that rested this long is over; who holds the address then is its owner.
 const FORGET_NS: u64 = 900 * SECOND_NS;
 
@@ -31,6 +39,8 @@ pub struct ArpClaim {
     pub holder: Mac,
     /// Whether the address is one of the gateway's own: then a single claim is enough.
     pub of_gateway: bool,
+    /// How the claim stands to the holder.
+    pub contest: Contest,
 }
 
 struct Quarrel {
@@ -42,7 +52,17 @@ struct Quarrel {
 struct Claims {
     claimant: DeviceKey,
     count: u32,
+    /// Claims since whose predecessor the owner had used the address.
+    contradictions: u32,
+    told: Vec<Told>,
     first_ns: u64,
+    last_ns: u64,
+}
+
+/// A host that the claimant told that it has the address.
+struct Told {
+    host: IpAddr,
+    count: u32,
     last_ns: u64,
 }
 
@@ -68,11 +88,12 @@ impl ArpSpoofing {
         let owner = quarrel.owner;
         let claims = quarrel.of(claim.claimant, now_ns);
         if now_ns.saturating_sub(claims.first_ns) > WINDOW_NS {
-            *claims = Claims { claimant: claim.claimant, count: 0, first_ns: now_ns, last_ns: now_ns };
+            *claims = Claims::new(claim.claimant, now_ns);
         }
-        claims.count += 1;
-        claims.last_ns = now_ns;
-        if !claim.of_gateway && claims.count < config.arp_claims {
+        let lessons = claims.add(&claim.contest, now_ns);
+        let owner_is_there = claim.contest.heard_ns > claims.first_ns;
+        let sustained = owner_is_there && lessons >= config.arp_lessons;
+        if !(claim.of_gateway || claims.contradictions >= config.arp_claims || sustained) {
             return None;
         }
         let times = if claims.count == 1 { "once".to_owned() } else { format!("{} times", claims.count) };
@@ -87,9 +108,10 @@ impl ArpSpoofing {
             first_ns: claims.first_ns,
             at_ns: now_ns,
             detail: format!(
-                "{} claimed {}, an address of {whose}, {times} by ARP",
+                "{} claimed {}, an address of {whose}, {times} by {}",
                 Mac(claim.claimant.mac),
-                claim.address
+                claim.address,
+                if claim.address.is_ipv4() { "ARP" } else { "neighbour discovery" }
             ),
             notes: Vec::new(),
         })
@@ -105,9 +127,38 @@ impl Quarrel {
                 let oldest = (0..MAX_CLAIMANTS).min_by_key(|index| self.claims[*index].last_ns).unwrap_or(0);
                 self.claims.swap_remove(oldest);
             }
-            self.claims.push(Claims { claimant, count: 0, first_ns: now_ns, last_ns: now_ns });
+            self.claims.push(Claims::new(claimant, now_ns));
             self.claims.len() - 1
         });
         &mut self.claims[index]
+    }
+}
+
+impl Claims {
+    const fn new(claimant: DeviceKey, now_ns: u64) -> Self {
+        Self { claimant, count: 0, contradictions: 0, told: Vec::new(), first_ns: now_ns, last_ns: now_ns }
+    }
+
+    /// Counts one more; how often the host that was told now was told by now.
+    fn add(&mut self, contest: &Contest, now_ns: u64) -> u32 {
+        let established = contest.used_ns.saturating_sub(contest.held_since_ns) >= STANDING_NS;
+        if self.count > 0 && established && contest.used_ns > self.last_ns {
+            self.contradictions += 1;
+        }
+        self.count += 1;
+        self.last_ns = now_ns;
+        let Some(host) = contest.told else { return 0 };
+        if let Some(told) = self.told.iter_mut().find(|told| told.host == host) {
+            if now_ns.saturating_sub(told.last_ns) >= BURST_NS {
+                told.count += 1;
+                told.last_ns = now_ns;
+            }
+            return told.count;
+        }
+        if self.told.len() == MAX_TOLD {
+            self.told.remove(0);
+        }
+        self.told.push(Told { host, count: 1, last_ns: now_ns });
+        1
     }
 }
