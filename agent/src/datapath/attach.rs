@@ -242,9 +242,11 @@ fn attach_egress(
 
 /// A filter stays attached by itself; the one of an earlier agent is replaced in place, so that no packet slips by.
 fn attach_clsact(program: &mut SchedClassifier, port: &Port<'_>) -> Result<EgressHook, String> {
-    match tc::qdisc_add_clsact(port.name) {
-        Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
-        Err(error) => return Err(text(error)),
+    // An earlier agent's qdisc, or somebody else's, does as well.
+    if let Err(cause) = tc::qdisc_add_clsact(port.name).map_err(text)
+        && !cause.contains("os error 17")
+    {
+        return Err(cause);
     }
     let options = NlOptions { priority: FILTER_PRIORITY, handle: FILTER_HANDLE, classid: None };
     let id = match program.attach_to_link(filter(port)?) {
