@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::learn::{Forest, Grid, Growth, Model, ModelKind, Table};
+use crate::learn::{Growth, Model, ModelKind, Rows, Table};
 
 /// Trains a forest on a CSV of normal rows.
 #[derive(Clone, Debug)]
@@ -46,10 +46,9 @@ const BATCH: usize = 4_096;
 pub fn train(args: &TrainArgs) -> Result<()> {
     let mut table = open(&args.features)?;
     let rows = table.read_sampled(args.seed).with_context(|| in_file(&args.features))?;
-    let grid = Grid::fit(&rows);
     let growth = Growth { trees: args.trees, sample: args.sample, seed: args.seed };
-    let forest = Forest::grow(&grid.place_all(&rows), growth).with_context(|| in_file(&args.features))?;
-    let model = Model { kind: args.kind, columns: table.columns().to_vec(), seed: args.seed, grid, forest };
+    let model = Model::train(args.kind, table.columns().to_vec(), &rows, growth)
+        .with_context(|| in_file(&args.features))?;
     write_whole(&args.output, &model)
 }
 
@@ -74,23 +73,20 @@ fn score_to(args: &ScoreArgs, out: &mut impl Write) -> Result<()> {
     let places = places(&model, table.columns()).with_context(|| in_file(&args.features))?;
 
     let (mut row, mut ordered) = (Vec::new(), vec![0.0; places.len()]);
-    let mut placed = Vec::with_capacity(BATCH * places.len());
-    let mut sums = Vec::with_capacity(BATCH);
+    let mut batch = Rows::new(places.len());
     loop {
         let more = table.next_row(&mut row).with_context(|| in_file(&args.features))?;
         if more {
             for (value, place) in ordered.iter_mut().zip(&places) {
                 *value = row[*place];
             }
-            model.grid.place(&ordered, &mut placed);
-            sums.push(0);
+            batch.push(&ordered);
         }
-        if sums.len() == BATCH || !more {
-            model.forest.sums(&placed, &mut sums);
-            for sum in sums.drain(..) {
-                writeln!(out, "{}", model.forest.score_of_sum(sum))?;
+        if batch.len() == BATCH || !more {
+            for score in model.score_rows(&batch) {
+                writeln!(out, "{score}")?;
             }
-            placed.clear();
+            batch.clear();
         }
         if !more {
             return Ok(());

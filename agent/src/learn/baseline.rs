@@ -17,10 +17,6 @@ use super::{
 
 /// Trees of a window model: windows are few and judged once each, so a quarter of the memory must do.
 const WINDOW_TREES: usize = 32;
-/// One background row for so many rows.
-const BACKGROUND_SHARE: usize = 4;
-/// How far the surroundings reach at least: a factor of eight on the logarithmic scale.
-const MARGIN: u32 = 3 * 256;
 /// Features an explanation names.
 const NOTES: usize = 3;
 
@@ -84,9 +80,6 @@ impl Detector {
             training.push(rows.row(*row));
         }
         let ranges = ranges(rows);
-        for _ in 0..train.len().div_ceil(BACKGROUND_SHARE) {
-            training.push(&background(&ranges, &mut random));
-        }
         let forest = Forest::grow(&training, growth)?;
         let mut held_out: Vec<u32> = held.iter().map(|row| forest.sum(rows.row(*row))).collect();
         held_out.sort_unstable();
@@ -133,18 +126,6 @@ impl Detector {
         };
         outside.iter().take(NOTES).map(note).collect()
     }
-}
-
-/// A vector drawn evenly from the surroundings of the normal ranges.
-///
-/// Thresholds lie between training values, so a forest grown from normal rows alone cannot tell what is just outside them
-/// from what is far outside. Background rows make it cut normal from not normal first.
-fn background(ranges: &[(u32, u32); FEATURES], random: &mut Pcg64Mcg) -> FeatureVector {
-    ranges.map(|(low, high)| {
-        let margin = (high - low).max(MARGIN);
-        let (from, to) = (low.saturating_sub(margin), high + margin);
-        from + (random.next_u64() % u64::from(to - from + 1)) as u32
-    })
 }
 
 fn ranges(rows: &Rows<u32>) -> [(u32, u32); FEATURES] {

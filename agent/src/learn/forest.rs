@@ -1,7 +1,12 @@
 //! Seeded isolation forest: training on integer rows, scores between 0 and 1.
 //!
-//! Growing is bounded: at most 256 rows a tree, eight levels, one pass over a node's rows for every column tried, and a
-//! column found constant is never tried again below. The same rows and seed give the same forest on every machine.
+//! Growing is bounded: eight levels and one pass over a node's rows a level, whatever the values. The same rows and seed give
+//! the same forest on every machine. Two things differ from the paper, see docs/decisions/0010:
+//!
+//! - A cut may lie a little outside the values of its node's rows and leave one side empty, so that a row from outside is
+//!   isolated at once. A column that is constant there may be drawn, too; its cut goes just above or just below the constant.
+//!   Columns constant in the whole table are drawn at most as often as the others.
+//! - Root columns are dealt like cards, every column once before any comes again, which takes noise out of small forests.
 
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -18,6 +23,9 @@ pub(super) const SAMPLE: u32 = NODES as u32;
 /// Rows a tree may be grown from at most. Trees stay eight levels deep; leaves count the rows left in them.
 pub(super) const MAX_SAMPLE: u32 = 65_536;
 
+/// Cuts lie at most this part of the range of a node's values outside it.
+const MARGIN_PART: u32 = 5;
+
 /// How a forest is grown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Growth {
@@ -27,6 +35,19 @@ pub struct Growth {
     pub sample: u32,
     /// Seed.
     pub seed: u64,
+}
+
+impl Growth {
+    /// Rows to draw for each tree of a table with so many columns and rows, or why it cannot be grown.
+    pub(super) fn check(self, width: usize, rows: usize) -> Result<u32, GrowthError> {
+        match self {
+            _ if width == 0 || width > MAX_COLUMNS => Err(GrowthError::Columns(width)),
+            _ if rows == 0 => Err(GrowthError::NoRows),
+            Self { trees, .. } if trees == 0 || trees > MAX_TREES => Err(GrowthError::Trees(trees)),
+            Self { sample, .. } if sample == 0 || sample > MAX_SAMPLE => Err(GrowthError::Sample(sample)),
+            Self { sample, .. } => Ok(sample.min(u32::try_from(rows).unwrap_or(u32::MAX))),
+        }
+    }
 }
 
 impl Default for Growth {
@@ -50,6 +71,9 @@ pub enum GrowthError {
     /// Sample too small or too large.
     #[error("cannot grow a tree from a sample of {0} rows: between 1 and {MAX_SAMPLE} are possible")]
     Sample(u32),
+    /// A value that is no finite number.
+    #[error("cannot train on row {0}: it holds a value that is not a finite number")]
+    NotFinite(usize),
 }
 
 /// A trained forest.
@@ -63,19 +87,7 @@ pub struct Forest {
 impl Forest {
     /// Grows a forest on `rows`.
     pub fn grow(rows: &Rows<u32>, growth: Growth) -> Result<Self, GrowthError> {
-        if rows.width() == 0 || rows.width() > MAX_COLUMNS {
-            return Err(GrowthError::Columns(rows.width()));
-        }
-        if rows.is_empty() {
-            return Err(GrowthError::NoRows);
-        }
-        if growth.trees == 0 || growth.trees > MAX_TREES {
-            return Err(GrowthError::Trees(growth.trees));
-        }
-        if growth.sample == 0 || growth.sample > MAX_SAMPLE {
-            return Err(GrowthError::Sample(growth.sample));
-        }
-        let sample = growth.sample.min(u32::try_from(rows.len()).unwrap_or(u32::MAX));
+        let sample = growth.check(rows.width(), rows.len())?;
         let mut grower = Grower::new(rows, growth.seed);
         let trees = (0..growth.trees).map(|_| grower.tree(sample as usize)).collect();
         Ok(Self { trees, width: rows.width(), sample })
@@ -107,10 +119,7 @@ impl Forest {
 
     /// Anomaly score for a summed path length: 2^(-E\[h\] / c(sample)), 1 for the shortest paths (Liu et al., eq. 2).
     pub fn score_of_sum(&self, sum: u32) -> f64 {
-        let mean = f64::from(sum) / f64::from(LEVEL) / self.trees.len() as f64;
-        // A forest grown from one row has c = 0 and tells nothing: every row scores one half.
-        let normal = unsuccessful_search(self.sample as usize);
-        if normal > 0.0 { (-mean / normal).exp2() } else { 0.5 }
+        score(sum, self.trees.len(), self.sample)
     }
 
     /// The summed path length that scores `score`: what the kernel compares with.
@@ -120,8 +129,16 @@ impl Forest {
     }
 }
 
+/// Anomaly score of a path length summed over so many trees, each grown from so many rows.
+pub(super) fn score(sum: u32, trees: usize, sample: u32) -> f64 {
+    let mean = f64::from(sum) / f64::from(LEVEL) / trees as f64;
+    // A forest grown from one row has c = 0 and tells nothing: every row scores one half.
+    let normal = unsuccessful_search(sample as usize);
+    if normal > 0.0 { (-mean / normal).exp2() } else { 0.5 }
+}
+
 /// c(n): mean path of an unsuccessful search in a binary search tree of n keys (Liu et al., eq. 1), with exact harmonic numbers.
-fn unsuccessful_search(n: usize) -> f64 {
+pub(super) fn unsuccessful_search(n: usize) -> f64 {
     const EULER: f64 = 0.577_215_664_901_532_9;
     if n < 2 {
         return 0.0;
@@ -135,24 +152,51 @@ fn unsuccessful_search(n: usize) -> f64 {
     2.0 * harmonic - 2.0 * m / n as f64
 }
 
+/// A node below an early leaf: always left, whatever the row. No cut has this threshold, for none would lie right of it.
+pub(super) const UNUSED: Node = Node { threshold: u32::MAX, feature: 0 };
+
+/// The leaves below heap slot `at` of level `depth`.
+pub(super) const fn leaves_below(at: usize, depth: u32) -> std::ops::Range<usize> {
+    let span = 1 << (DEPTH - depth);
+    let first = at * span - NODES;
+    first..first + span
+}
+
 struct Grower<'a> {
     rows: &'a Rows<u32>,
     random: Pcg64Mcg,
     /// Row numbers; the front is the current tree's sample, ordered by node.
     order: Vec<u32>,
-    /// Column numbers; those not yet found constant come first.
+    /// Columns whose values differ in the table, then those that are constant.
     columns: Vec<u16>,
-    /// Leaf value by rows left and depth, so that no tree computes a logarithm.
+    /// How many differ.
+    varying: usize,
+    /// Root columns still to be dealt.
+    deck: Vec<u16>,
+    /// Leaf value by rows left, so that no tree computes a logarithm.
     corrections: Vec<f64>,
 }
 
 impl<'a> Grower<'a> {
     fn new(rows: &'a Rows<u32>, seed: u64) -> Self {
+        let first = rows.row(0);
+        let mut differs = vec![false; rows.width()];
+        for row in rows.iter() {
+            for ((differs, value), first) in differs.iter_mut().zip(row).zip(first) {
+                *differs |= value != first;
+            }
+        }
+        let (mut columns, constant): (Vec<u16>, Vec<u16>) =
+            (0..rows.width() as u16).partition(|column| differs[usize::from(*column)]);
+        let varying = columns.len();
+        columns.extend(constant);
         Self {
             rows,
             random: Pcg64Mcg::seed_from_u64(seed),
             order: (0..rows.len() as u32).collect(),
-            columns: (0..rows.width() as u16).collect(),
+            columns,
+            varying,
+            deck: Vec::new(),
             corrections: (0..=NODES).map(unsuccessful_search).collect(),
         }
     }
@@ -162,48 +206,76 @@ impl<'a> Grower<'a> {
         ((self.random.next_u64() >> 32) * bound) >> 32
     }
 
+    /// Columns to draw from: the varying ones, and no more constant ones than those.
+    fn choices(&self) -> usize {
+        let constant = self.columns.len() - self.varying;
+        self.varying + if self.varying == 0 { constant } else { constant.min(self.varying) }
+    }
+
+    fn column(&mut self, choice: usize) -> u16 {
+        let constant = (self.columns.len() - self.varying) as u64;
+        let place = if choice < self.varying { choice } else { self.varying + self.below(constant) as usize };
+        self.columns[place]
+    }
+
+    /// The next root column.
+    fn deal(&mut self) -> u16 {
+        if self.deck.is_empty() {
+            for choice in 0..self.choices() {
+                let column = self.column(choice);
+                let place = self.below(choice as u64 + 1) as usize;
+                self.deck.insert(place, column);
+            }
+        }
+        self.deck.pop().unwrap_or_default()
+    }
+
     fn tree(&mut self, sample: usize) -> Tree {
         let rows = self.order.len();
         for place in 0..sample {
             let other = place + self.below((rows - place) as u64) as usize;
             self.order.swap(place, other);
         }
-        let mut tree = Tree { nodes: [Node { threshold: u32::MAX, feature: 0 }; NODES], leaves: [0; NODES] };
-        self.node(&mut tree, 1, 0, 0..sample, self.columns.len());
+        let mut tree = Tree { nodes: [UNUSED; NODES], leaves: [0; NODES] };
+        let root = self.deal();
+        self.node(&mut tree, 1, 0, 0..sample, Some(root));
         tree
     }
 
-    /// Grows the subtree of heap slot `at` from the rows in `range`; `live` columns may still differ.
+    /// Grows the subtree of heap slot `at` from the rows in `range`, cutting through `column` first.
     fn node(
         &mut self,
         tree: &mut Tree,
         at: usize,
         depth: u32,
         range: std::ops::Range<usize>,
-        mut live: usize,
+        column: Option<u16>,
     ) {
-        while depth < DEPTH && range.len() > 1 && live > 0 {
-            let drawn = self.below(live as u64) as usize;
-            let column = self.columns[drawn];
-            let (low, high) = self.extent(column, range.clone());
-            if low == high {
-                live -= 1;
-                self.columns.swap(drawn, live);
-                continue;
-            }
-            let threshold = low + self.below(u64::from(high - low)) as u32;
-            tree.nodes[at] = Node { threshold, feature: u32::from(column) };
-            let middle = self.partition(column, threshold, range.clone());
-            self.node(tree, 2 * at, depth + 1, range.start..middle, live);
-            self.node(tree, 2 * at + 1, depth + 1, middle..range.end, live);
+        if depth == DEPTH || range.len() <= 1 {
+            let rest = self.corrections.get(range.len()).copied();
+            let rest = rest.unwrap_or_else(|| unsuccessful_search(range.len()));
+            let path = ((f64::from(depth) + rest) * f64::from(LEVEL)).round() as u16;
+            tree.leaves[leaves_below(at, depth)].fill(path);
             return;
         }
-        let rest =
-            self.corrections.get(range.len()).copied().unwrap_or_else(|| unsuccessful_search(range.len()));
-        let path = ((f64::from(depth) + rest) * f64::from(LEVEL)).round() as u16;
-        let span = 1usize << (DEPTH - depth);
-        let first = (at << (DEPTH - depth)) - NODES;
-        tree.leaves[first..first + span].fill(path);
+        let column = column.unwrap_or_else(|| {
+            let choice = self.below(self.choices() as u64) as usize;
+            self.column(choice)
+        });
+        let (low, high) = self.extent(column, range.clone());
+        let threshold = if low < high {
+            let margin = (high - low) / MARGIN_PART;
+            let (from, to) = (low.saturating_sub(margin), high.saturating_add(margin));
+            from + self.below(u64::from(to - from)) as u32
+        } else if low == 0 || (low < u32::MAX && self.below(2) == 0) {
+            low
+        } else {
+            low - 1
+        };
+        tree.nodes[at] = Node { threshold, feature: u32::from(column) };
+        let middle = self.partition(column, threshold, range.clone());
+        self.node(tree, 2 * at, depth + 1, range.start..middle, None);
+        self.node(tree, 2 * at + 1, depth + 1, middle..range.end, None);
     }
 
     fn extent(&self, column: u16, range: std::ops::Range<usize>) -> (u32, u32) {

@@ -46,7 +46,8 @@ fn training_takes_what_the_world_sends() {
     let mut constant = Rows::new(2);
     (0..1_000).for_each(|_| constant.push(&[7, 7]));
     let forest = grow(&constant).unwrap();
-    assert!((forest.score(&[7, 7]) - forest.score(&[8, 0])).abs() < f64::EPSILON);
+    let (same, different) = (forest.score(&[7, 7]), forest.score(&[8, 0]));
+    assert!(same < 0.5 && different > same + 0.1, "{same} {different}");
 
     // Columns whose values are one ulp apart made another forest hang.
     let mut ulp = Rows::new(2);
@@ -65,6 +66,36 @@ fn bounds_are_kept() {
     assert_eq!(with(1_000_000, 256), Err(GrowthError::Trees(1_000_000)));
     assert_eq!(with(1, 0), Err(GrowthError::Sample(0)));
     assert_eq!(with(1, 256), Ok(10), "a sample larger than the rows is reduced");
+}
+
+/// Where all rows agree but one differs, the difference alone isolates it, on either side.
+#[test]
+fn what_differs_from_a_constant_stands_out() {
+    let mut rows = random_rows(500, 4, 1);
+    for index in 0..500 {
+        let row = rows.row(index).to_vec();
+        rows.replace(index, &[row[0], 1 << 20, row[2], row[3]]);
+    }
+    let forest = Forest::grow(&rows, Growth::default()).unwrap();
+    let with = |value| forest.score(&[6 << 27, value, 6 << 27, 6 << 27]);
+    assert!(with((1 << 20) + 1) > with(1 << 20) + 0.02, "{} {}", with((1 << 20) + 1), with(1 << 20));
+    assert!(with((1 << 20) - 1) > with(1 << 20) + 0.02, "{} {}", with((1 << 20) - 1), with(1 << 20));
+}
+
+/// Columns that never vary, however many, leave at least half of the cuts to the others.
+#[test]
+fn many_constant_columns_do_not_drown_the_rest() {
+    let few = random_rows(1_000, 2, 1);
+    let mut wide = Rows::new(200);
+    for row in few.iter() {
+        wide.push(&[row, &[9; 198][..]].concat());
+    }
+    let (few, wide) =
+        (Forest::grow(&few, Growth::default()).unwrap(), Forest::grow(&wide, Growth::default()).unwrap());
+    let gap = |forest: &Forest, rest: &[u32]| {
+        forest.score(&[&[u32::MAX; 2], rest].concat()) - forest.score(&[&[6 << 27; 2], rest].concat())
+    };
+    assert!(gap(&wide, &[9; 198]) > gap(&few, &[]) / 3.0, "{} {}", gap(&wide, &[9; 198]), gap(&few, &[]));
 }
 
 #[test]

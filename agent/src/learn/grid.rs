@@ -1,10 +1,15 @@
 //! Integer grid: floats of any range become `u32` before a tree sees them.
 //!
-//! Each column is mapped affinely from the training data's smallest and largest value onto 0 … 2^32-1. Values outside end
-//! at the ends, which changes no comparison, because thresholds lie inside. On integers a split of different values
-//! always exists and always makes progress, so columns one ulp apart cannot stall training.
+//! Each column is mapped affinely so that the training data's smallest and largest value take the middle half of 0 … 2^32-1;
+//! what lies outside them stays apart from them, and ends at the ends. On integers a split of different values always exists
+//! and always makes progress, so columns one ulp apart cannot stall training.
 
 use serde::{Deserialize, Serialize};
+
+/// Where the smallest value of the training data lies.
+const LOW: f64 = (1_u64 << 30) as f64;
+/// Where the largest value lies.
+const HIGH: f64 = (3_u64 << 30) as f64;
 
 /// A table of numbers, row by row.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -119,12 +124,23 @@ impl Column {
         // Halves keep the difference of the largest finite numbers finite.
         let range = self.high / 2.0 - self.low / 2.0;
         if range <= 0.0 {
-            // A range below the smallest normal number: only the ends can be told apart.
-            return if value > self.low { u32::MAX } else { 0 };
+            // A constant, or a range below the smallest normal number: only the ends can be told apart.
+            return match value {
+                _ if value < self.low => 0,
+                _ if value <= self.low => LOW as u32,
+                _ if value <= self.high => HIGH as u32,
+                _ => u32::MAX,
+            };
         }
         let share = (value / 2.0 - self.low / 2.0) / range;
-        // A float-to-integer cast cuts and saturates, so values outside end at the ends and NaN at 0.
-        (share * f64::from(u32::MAX) + 0.5) as u32
+        // A float-to-integer cast cuts and saturates, so values far outside end at the ends and NaN at 0.
+        let placed = (LOW + share * (HIGH - LOW) + 0.5) as u32;
+        // Rounding must not put what is outside on the ends of the inside.
+        match placed {
+            _ if value < self.low => placed.min(LOW as u32 - 1),
+            _ if value > self.high => placed.max(HIGH as u32 + 1),
+            _ => placed,
+        }
     }
 }
 
@@ -144,12 +160,24 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_a_column_are_the_ends_of_the_grid() {
-        assert_eq!(column(&[1.0, 3.0, 2.0]), [0, u32::MAX, 1 << 31]);
-        assert_eq!(column(&[f64::MIN, f64::MAX]), [0, u32::MAX]);
-        assert_eq!(column(&[5.0, 5.0]), [0, 0]);
-        assert_eq!(column(&[1.0, 1.0_f64.next_up()]), [0, u32::MAX]);
-        assert_eq!(column(&[0.0, f64::from_bits(1)]), [0, u32::MAX]);
+    fn the_ends_of_a_column_are_the_middle_half_of_the_grid() {
+        let (low, high) = (1 << 30, 3 << 30);
+        assert_eq!(column(&[1.0, 3.0, 2.0]), [low, high, 1 << 31]);
+        assert_eq!(column(&[f64::MIN, f64::MAX]), [low, high]);
+        assert_eq!(column(&[5.0, 5.0]), [low, low]);
+        assert_eq!(column(&[1.0, 1.0_f64.next_up()]), [low, high]);
+        assert_eq!(column(&[0.0, f64::from_bits(1)]), [low, high]);
+    }
+
+    #[test]
+    fn what_lies_outside_stays_apart() {
+        for (low, high) in [(1.0, 3.0), (5.0, 5.0), (0.0, f64::from_bits(1)), (-1e300, 1e300)] {
+            let column = Column { low, high };
+            let below = column.place(low.next_down());
+            let above = column.place(high.next_up());
+            assert!(below < column.place(low) && column.place(high) < above, "{below} {above}");
+            assert_eq!((column.place(f64::MIN), column.place(f64::MAX)), (0, u32::MAX));
+        }
     }
 
     proptest! {

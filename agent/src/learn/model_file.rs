@@ -1,57 +1,45 @@
-//! Forest models in files: magic, version, a JSON header of bounded length, the trees as they stand in the kernel, checksum.
+//! Forest models in files: magic, version, a JSON header of bounded length, the trees, checksum.
 //!
-//! All numbers are little-endian. A file is refused with the reason unless every byte of it makes sense.
+//! A tree is written root first, every cut before what is left and then what is right of it; leaves hold a path length. All
+//! numbers are little-endian. A file is refused with the reason unless every byte of it makes sense.
 
 use std::io::{self, Read, Write};
 
-use bytemuck::Zeroable;
 use serde::{Deserialize, Serialize};
-use tidegate_common::forest::{NODES, Node, Tree};
+use tidegate_common::forest::{DEPTH, NODES, Node, Tree};
 
 use super::{
-    forest::{Forest, MAX_COLUMNS, MAX_TREES},
+    extended::{Cut, Extended},
+    forest::{Forest, MAX_COLUMNS, MAX_TREES, UNUSED, leaves_below},
     grid::Grid,
+    model::{Model, Trees},
+    standard::Standard,
 };
 
 const MAGIC: [u8; 8] = *b"TGFOREST";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const MAX_HEADER: u32 = 1 << 20;
-const TREE_BYTES: usize = size_of::<Tree>();
-
-/// What a model's rows are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum ModelKind {
-    /// One row a flow.
-    Flow,
-    /// One row a window of time.
-    Window,
-}
-
-/// A forest with the grid and the columns it was trained on.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Model {
-    /// What its rows are.
-    pub kind: ModelKind,
-    /// Names of the columns, in order.
-    pub columns: Vec<String>,
-    /// Seed it was grown from.
-    pub seed: u64,
-    /// Where the columns' values lie.
-    pub grid: Grid,
-    /// The trees.
-    pub forest: Forest,
-}
+/// Longest tree: 255 cuts and 256 leaves.
+const TREE_BYTES: usize = NODES * (6 + 4);
+/// In the place of a column: a leaf.
+const NO_COLUMN: u16 = u16::MAX;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
-    kind: ModelKind,
     columns: Vec<String>,
     seed: u64,
     sample: u32,
     trees: u32,
-    grid: Grid,
+    grid: Placement,
+}
+
+/// The grid by the kind of the model.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Placement {
+    Flow(Grid),
+    Window(Standard),
 }
 
 /// The model cannot be read or written.
@@ -77,26 +65,33 @@ pub enum ModelError {
 impl Model {
     /// Writes the model.
     pub fn write(&self, mut out: impl Write) -> Result<(), ModelError> {
-        let header = Header {
-            kind: self.kind,
-            columns: self.columns.clone(),
-            seed: self.seed,
-            sample: self.forest.sample(),
-            trees: self.forest.trees().len() as u32,
-            grid: self.grid.clone(),
+        let (grid, sample, trees) = match &self.trees {
+            Trees::Flow(grid, forest) => {
+                (Placement::Flow(grid.clone()), forest.sample(), forest.trees().len())
+            }
+            Trees::Window(grid, forest) => {
+                (Placement::Window(grid.clone()), forest.sample(), forest.trees().len())
+            }
         };
+        let header =
+            Header { columns: self.columns.clone(), seed: self.seed, sample, trees: trees as u32, grid };
         let header = serde_json::to_vec(&header).map_err(io::Error::from)?;
-        let mut bytes = Vec::with_capacity(header.len() + self.forest.trees().len() * TREE_BYTES + 32);
+        let mut bytes = Vec::new();
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
         bytes.extend((header.len() as u32).to_le_bytes());
         bytes.extend(header);
-        for tree in self.forest.trees() {
-            for node in &tree.nodes {
-                bytes.extend(node.threshold.to_le_bytes());
-                bytes.extend(node.feature.to_le_bytes());
+        match &self.trees {
+            Trees::Flow(_, forest) => {
+                for tree in forest.trees() {
+                    write_plain(tree, 1, 0, &mut bytes);
+                }
             }
-            tree.leaves.iter().for_each(|leaf| bytes.extend(leaf.to_le_bytes()));
+            Trees::Window(_, forest) => {
+                for tree in forest.trees() {
+                    write_cuts(tree, &mut bytes);
+                }
+            }
         }
         let sum = checksum(&bytes);
         bytes.extend(sum.to_le_bytes());
@@ -115,66 +110,118 @@ impl Model {
     fn parse(bytes: &[u8]) -> Result<Self, ModelError> {
         let damaged = |what: String| ModelError::Damaged(what);
         let mut rest = bytes;
-        if take(&mut rest, MAGIC.len()).is_none_or(|magic| magic != MAGIC) {
+        if take(&mut rest).is_none_or(|magic| magic != MAGIC) {
             return Err(ModelError::Foreign);
         }
-        let version = take_u32(&mut rest).ok_or(ModelError::Truncated("version"))?;
+        let version = take(&mut rest).map(u32::from_le_bytes).ok_or(ModelError::Truncated("version"))?;
         if version != VERSION {
             return Err(ModelError::Version(version));
         }
-        let length = take_u32(&mut rest).ok_or(ModelError::Truncated("header"))?;
+        let length = take(&mut rest).map(u32::from_le_bytes).ok_or(ModelError::Truncated("header"))?;
         if length > MAX_HEADER {
             return Err(damaged(format!("a header of {length} bytes")));
         }
-        let header = take(&mut rest, length as usize).ok_or(ModelError::Truncated("header"))?;
+        let (header, behind) =
+            rest.split_at_checked(length as usize).ok_or(ModelError::Truncated("header"))?;
+        rest = behind;
         let header: Header =
             serde_json::from_slice(header).map_err(|error| damaged(format!("header: {error}")))?;
-        let width = header.columns.len();
-        if width == 0 || width > MAX_COLUMNS || header.grid.width() != width || !header.grid.is_sound() {
-            return Err(damaged(format!("{width} columns on a grid of {}", header.grid.width())));
+        let (width, count) = (header.columns.len(), header.trees as usize);
+        let (on_grid, sound) = match &header.grid {
+            Placement::Flow(grid) => (grid.width(), grid.is_sound()),
+            Placement::Window(grid) => (grid.width(), grid.is_sound()),
+        };
+        if width == 0 || width > MAX_COLUMNS || on_grid != width || !sound {
+            return Err(damaged(format!("{width} columns on a grid of {on_grid}")));
         }
-        if header.trees as usize > MAX_TREES {
-            return Err(damaged(format!("{} trees", header.trees)));
+        if count > MAX_TREES {
+            return Err(damaged(format!("{count} trees")));
         }
-        let body =
-            take(&mut rest, header.trees as usize * TREE_BYTES).ok_or(ModelError::Truncated("trees"))?;
-        let sum = take(&mut rest, 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
-        let sum = sum.ok_or(ModelError::Truncated("checksum"))?;
+        let cut_off = ModelError::Truncated("trees");
+        let unfit = || damaged("trees that do not fit the columns".to_owned());
+        let Header { columns, seed, sample, grid, .. } = header;
+        let trees = match grid {
+            Placement::Flow(grid) => {
+                let trees: Option<Vec<Tree>> = (0..count).map(|_| read_plain(&mut rest)).collect();
+                let forest = Forest::from_parts(trees.ok_or(cut_off)?, width, sample).ok_or_else(unfit)?;
+                Trees::Flow(grid, forest)
+            }
+            Placement::Window(grid) => {
+                let trees: Option<Vec<Box<[Cut]>>> = (0..count).map(|_| read_cuts(&mut rest)).collect();
+                let trees = trees.ok_or(cut_off)?;
+                Trees::Window(grid, Extended::from_parts(trees, width, sample, seed).ok_or_else(unfit)?)
+            }
+        };
+        let sum = take(&mut rest).map(u64::from_le_bytes).ok_or(ModelError::Truncated("checksum"))?;
         if !rest.is_empty() {
             return Err(damaged(format!("{} bytes behind its end", rest.len())));
         }
         if sum != checksum(&bytes[..bytes.len() - 8]) {
             return Err(damaged("wrong checksum".to_owned()));
         }
-        let trees = body.chunks_exact(TREE_BYTES).map(parse_tree).collect();
-        let forest = Forest::from_parts(trees, width, header.sample)
-            .ok_or_else(|| damaged("trees that do not fit the columns".to_owned()))?;
-        let Header { kind, columns, seed, grid, .. } = header;
-        Ok(Self { kind, columns, seed, grid, forest })
+        Ok(Self { columns, seed, trees })
     }
 }
 
-fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
-    let (head, tail) = bytes.split_at_checked(length)?;
-    *bytes = tail;
-    Some(head)
+/// The subtree of heap slot `at`.
+fn write_plain(tree: &Tree, at: usize, depth: u32, out: &mut Vec<u8>) {
+    if depth == DEPTH || tree.nodes[at] == UNUSED {
+        out.extend(NO_COLUMN.to_le_bytes());
+        out.extend(tree.leaves[leaves_below(at, depth).start].to_le_bytes());
+        return;
+    }
+    let Node { threshold, feature } = tree.nodes[at];
+    out.extend((feature as u16).to_le_bytes());
+    out.extend(threshold.to_le_bytes());
+    write_plain(tree, 2 * at, depth + 1, out);
+    write_plain(tree, 2 * at + 1, depth + 1, out);
 }
 
-fn take_u32(bytes: &mut &[u8]) -> Option<u32> {
-    take(bytes, 4)?.try_into().ok().map(u32::from_le_bytes)
+fn read_plain(rest: &mut &[u8]) -> Option<Tree> {
+    fn subtree(rest: &mut &[u8], tree: &mut Tree, at: usize, depth: u32) -> Option<()> {
+        let column = u16::from_le_bytes(take(rest)?);
+        if column == NO_COLUMN {
+            tree.leaves[leaves_below(at, depth)].fill(u16::from_le_bytes(take(rest)?));
+            return Some(());
+        }
+        if depth == DEPTH {
+            return None;
+        }
+        tree.nodes[at] = Node { threshold: u32::from_le_bytes(take(rest)?), feature: u32::from(column) };
+        subtree(rest, tree, 2 * at, depth + 1)?;
+        subtree(rest, tree, 2 * at + 1, depth + 1)
+    }
+    let mut tree = Tree { nodes: [UNUSED; NODES], leaves: [0; NODES] };
+    subtree(rest, &mut tree, 1, 0)?;
+    Some(tree)
 }
 
-fn parse_tree(bytes: &[u8]) -> Tree {
-    let mut tree = Tree::zeroed();
-    let (nodes, leaves) = bytes.split_at(NODES * size_of::<Node>());
-    let (nodes, _) = nodes.as_chunks::<4>();
-    for (node, [threshold, feature]) in tree.nodes.iter_mut().zip(nodes.as_chunks::<2>().0) {
-        *node = Node { threshold: u32::from_le_bytes(*threshold), feature: u32::from_le_bytes(*feature) };
+/// The number of cuts, then each as it stands: the root first, children by their index.
+fn write_cuts(tree: &[Cut], out: &mut Vec<u8>) {
+    out.extend((tree.len() as u16).to_le_bytes());
+    for cut in tree {
+        out.extend(cut.threshold.to_le_bytes());
+        out.extend(cut.left.to_le_bytes());
+        out.extend(cut.right.to_le_bytes());
     }
-    for (leaf, bytes) in tree.leaves.iter_mut().zip(leaves.as_chunks::<2>().0) {
-        *leaf = u16::from_le_bytes(*bytes);
-    }
-    tree
+}
+
+fn read_cuts(rest: &mut &[u8]) -> Option<Box<[Cut]>> {
+    let count = u16::from_le_bytes(take(rest)?);
+    let cut = |_| {
+        Some(Cut {
+            threshold: i32::from_le_bytes(take(rest)?),
+            left: u16::from_le_bytes(take(rest)?),
+            right: u16::from_le_bytes(take(rest)?),
+        })
+    };
+    (0..count).map(cut).collect()
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, tail) = rest.split_first_chunk()?;
+    *rest = tail;
+    Some(*head)
 }
 
 /// FNV-1a, 64 bits: finds damage, not malice.
@@ -189,58 +236,67 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::learn::{forest::Growth, grid::Rows};
+    use crate::learn::{forest::Growth, grid::Rows, model::ModelKind};
 
-    fn model() -> Model {
+    const KINDS: [ModelKind; 2] = [ModelKind::Flow, ModelKind::Window];
+
+    fn model(kind: ModelKind) -> Model {
         let mut rows = Rows::new(2);
         (0..300).for_each(|row| rows.push(&[f64::from(row), f64::from(row % 7)]));
-        let grid = Grid::fit(&rows);
-        let forest = Forest::grow(&grid.place_all(&rows), Growth { trees: 3, ..Growth::default() }).unwrap();
         let columns = vec!["bytes".to_owned(), "packets".to_owned()];
-        Model { kind: ModelKind::Flow, columns, seed: 1, grid, forest }
+        Model::train(kind, columns, &rows, Growth { trees: 3, ..Growth::default() }).unwrap()
     }
 
-    fn written() -> Vec<u8> {
+    fn written(kind: ModelKind) -> Vec<u8> {
         let mut bytes = Vec::new();
-        model().write(&mut bytes).unwrap();
+        model(kind).write(&mut bytes).unwrap();
         bytes
     }
 
     #[test]
     fn a_model_survives_the_file() {
-        assert_eq!(Model::read(&written()[..]).unwrap(), model());
+        for kind in KINDS {
+            assert_eq!(Model::read(&written(kind)[..]).unwrap(), model(kind));
+        }
     }
 
     #[test]
     fn every_cut_is_refused() {
-        let bytes = written();
-        for length in 0..bytes.len() {
-            assert!(Model::parse(&bytes[..length]).is_err(), "{length} bytes were enough");
+        for bytes in KINDS.map(written) {
+            for length in 0..bytes.len() {
+                assert!(Model::parse(&bytes[..length]).is_err(), "{length} bytes were enough");
+            }
         }
     }
 
     #[test]
     fn what_is_wrong_is_said() {
         let error = |bytes: &[u8]| Model::read(bytes).unwrap_err().to_string();
-        let bytes = written();
         assert!(error(b"PK\x03\x04 something else").contains("not a model file"));
-        assert!(error(&bytes[..bytes.len() / 2]).contains("cut off in its trees"));
-        let mut newer = bytes.clone();
-        newer[8] = 9;
-        assert!(error(&newer).contains("version 9"));
-        let mut flipped = bytes.clone();
-        let middle = flipped.len() / 2;
-        flipped[middle] ^= 1;
-        assert!(error(&flipped).contains("wrong checksum"));
-        let longer = [&bytes[..], b"x"].concat();
-        assert!(error(&longer).contains("1 bytes behind its end"));
+        for bytes in KINDS.map(written) {
+            assert!(error(&bytes[..bytes.len() / 2]).contains("cut off in its trees"));
+            let mut newer = bytes.clone();
+            newer[8] = 9;
+            assert!(error(&newer).contains("version 9"));
+            let mut flipped = bytes.clone();
+            let near_the_end = flipped.len() - 10;
+            flipped[near_the_end] ^= 1;
+            assert!(error(&flipped).contains("wrong checksum"));
+            let longer = [&bytes[..], b"x"].concat();
+            assert!(error(&longer).contains("1 bytes behind its end"));
+        }
     }
 
     proptest! {
-        /// Even with a right checksum, no content makes reading panic or gives a model that panics.
+        /// Even with a right checksum, no content makes reading panic or gives a model that panics or never ends.
         #[test]
-        fn no_damage_makes_it_panic(at in any::<prop::sample::Index>(), byte: u8, length in any::<prop::sample::Index>()) {
-            let mut bytes = written();
+        fn no_damage_makes_it_panic(
+            kind in proptest::sample::select(&KINDS[..]),
+            at in any::<prop::sample::Index>(),
+            byte: u8,
+            length in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = written(kind);
             bytes.truncate(bytes.len() - 8);
             let place = at.index(bytes.len());
             bytes[place] = byte;
@@ -248,8 +304,9 @@ mod tests {
             let sum = checksum(&bytes);
             bytes.extend(sum.to_le_bytes());
             if let Ok(model) = Model::parse(&bytes) {
-                let score = model.forest.score(&vec![1; model.forest.width()]);
-                prop_assert!(score.is_finite());
+                let mut rows = Rows::new(model.columns.len());
+                rows.push(&vec![1.0; model.columns.len()]);
+                prop_assert!(model.score_rows(&rows)[0].is_finite());
             }
         }
     }
