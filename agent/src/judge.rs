@@ -2,7 +2,7 @@
 //!
 //! It stores, logs and tells nobody: callers get a [`Judged`] and do with it what they have to. No clock is read.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, hash::BuildHasher, time::Duration};
 
 use tidegate_common::{
     flow::{FlowKey, FlowRecord},
@@ -17,6 +17,9 @@ use crate::{
     learn::{Finding, FlowEnds, Learner, Phase, Subject, address},
     store::{IdSource, Incident},
 };
+
+/// An incident without new evidence for this long is over.
+const INCIDENT_QUIET: Duration = Duration::from_mins(10);
 
 /// Everything a judgement looks at and changes.
 pub struct Bench<'a, T> {
@@ -153,6 +156,17 @@ impl<T: VerdictTable> Bench<'_, T> {
             aliases: aliases(self.registry, &decision.target),
         }
     }
+}
+
+/// Takes the incidents that are over out of the open ones.
+pub fn close_quiet<S: BuildHasher>(incidents: &mut HashMap<String, Incident, S>, now: Now) -> Vec<Incident> {
+    let quiet = |incident: &Incident| now.since(incident.last_seen) > INCIDENT_QUIET;
+    let mut closed: Vec<Incident> =
+        incidents.extract_if(|_, incident| quiet(incident)).map(|(_, incident)| incident).collect();
+    for incident in &mut closed {
+        incident.open = false;
+    }
+    closed
 }
 
 /// Other names of the same host: a device's addresses, or the device that has an address.

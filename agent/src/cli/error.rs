@@ -5,6 +5,7 @@ use std::{fmt, process::ExitCode};
 use crate::{
     api::{ClientError, RefusalKind},
     config::ConfigError,
+    replay::{ReplayError, detect::WatchError},
 };
 
 /// Exit code of the process; scripts rely on the numbers.
@@ -74,6 +75,18 @@ impl From<ClientError> for CliError {
 impl From<ConfigError> for CliError {
     fn from(error: ConfigError) -> Self {
         Self::failure(error.to_string()).hint(error.hint())
+    }
+}
+
+impl From<ReplayError> for CliError {
+    fn from(error: ReplayError) -> Self {
+        Self::failure(error.to_string())
+    }
+}
+
+impl From<WatchError> for CliError {
+    fn from(error: WatchError) -> Self {
+        Self::failure(error.to_string())
     }
 }
 

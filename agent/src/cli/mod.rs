@@ -5,6 +5,7 @@
 mod allow;
 mod blocks;
 mod config;
+mod detect;
 mod devices;
 mod doctor;
 mod error;
@@ -119,7 +120,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Run(args) => run::run(&args, socket),
         Command::Doctor(args) => doctor::run(&args, output),
         Command::Support(command) => asking(support::run(&command, &client())),
-        Command::Replay(args) => replay::run(&args).map(|()| Exit::Ok).map_err(CliError::from),
+        Command::Replay(args) => replay::run(&args, output).map(|()| Exit::Ok),
         Command::Config(command) => config::run(&command, output, &client()),
         Command::Completions(args) => shell::completions(&args, &mut Cli::command()),
         Command::Man(args) => shell::man(&args, Cli::command()),

@@ -35,6 +35,11 @@ impl Output {
         Self { format }
     }
 
+    /// Whether JSON was asked for.
+    pub(super) fn is_json(self) -> bool {
+        self.format == Format::Json
+    }
+
     /// Prints `view` as JSON, or what `text` makes of it.
     pub(super) fn show<T: Serialize>(
         self,

@@ -6,7 +6,9 @@ use std::{
 };
 
 use anyhow::bail;
+use ipnet::IpNet;
 
+use super::{detect, error::CliError, output::Output};
 use crate::replay::{
     self, CutOff, ReplayError,
     engine::HostEngine,
@@ -29,7 +31,9 @@ use crate::replay::{
 Examples:
   tidegate replay office.pcapng --flows
   tidegate replay monday.pcap tuesday.pcap --flows | jq -c 'select(.dst_port == 23)'
-  tidegate replay /opt/zeek/logs/current/conn.log --flows")]
+  tidegate replay /opt/zeek/logs/current/conn.log --flows
+  tidegate replay today.log --detect --learn yesterday.log
+  tidegate replay eve.json --detect --protected 10.1.0.0/16 -o json")]
 pub struct Args {
     /// Captures, or flow logs.
     #[arg(required = true, value_name = "FILE")]
@@ -42,6 +46,23 @@ pub struct Args {
     /// Print one line a flow before the summary.
     #[arg(long)]
     flows: bool,
+
+    /// Print what a gateway would have found and blocked instead: incidents, then verdicts, then a summary.
+    #[arg(long, conflicts_with_all = ["flows", "engine"])]
+    detect: bool,
+
+    /// Normal traffic to learn baselines from before, however long it is; may be given several times.
+    #[arg(long, value_name = "FILE", requires = "detect", num_args = 1..)]
+    learn: Vec<PathBuf>,
+
+    /// Network behind the gateway, whose hosts are devices; may be given several times. By default what the log itself
+    /// counts as local, or else every private address.
+    #[arg(long, value_name = "PREFIX", requires = "detect")]
+    protected: Vec<IpNet>,
+
+    /// Configuration file whose settings of detection, learning, response and enforcement hold; by default the built-in ones.
+    #[arg(short, long, value_name = "FILE", requires = "detect")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -54,7 +75,20 @@ enum EngineKind {
 
 /// Runs the command. Nothing reaches standard output before every file was opened and recognised, and of captures nothing
 /// before all were read.
-pub fn run(args: &Args) -> anyhow::Result<()> {
+pub(super) fn run(args: &Args, output: Output) -> Result<(), CliError> {
+    if args.detect {
+        let settings = detect::Settings {
+            files: &args.files,
+            learn: &args.learn,
+            protected: &args.protected,
+            config: args.config.as_deref(),
+        };
+        return detect::run(&settings, output);
+    }
+    account_for(args).map_err(CliError::from)
+}
+
+fn account_for(args: &Args) -> anyhow::Result<()> {
     let stdout = BufWriter::with_capacity(1 << 18, io::stdout().lock());
     let written = match input::open_all(&args.files)? {
         Files::Captures(files) => {

@@ -32,6 +32,8 @@ impl Technique {
     pub const EXFILTRATION: Self = Self { id: "T1048", name: "Exfiltration Over Alternative Protocol" };
     /// The model found traffic unlike the device's own and no rule says what it is.
     pub const UNUSUAL: Self = Self { id: "anomaly", name: "Unlike the device's normal traffic" };
+    /// Another detector reported something that is evidence and no more.
+    pub const REPORTED: Self = Self { id: "reported", name: "Reported by another detector" };
 
     /// Every technique, in the order of the reference page.
     pub const ALL: &'static [Self] = &[
@@ -45,6 +47,7 @@ impl Technique {
         Self::COMMAND_AND_CONTROL,
         Self::EXFILTRATION,
         Self::UNUSUAL,
+        Self::REPORTED,
     ];
 
     /// The technique with this id.

@@ -6,6 +6,7 @@
 //! Replay never touches a network or a running agent.
 
 pub mod capture;
+pub mod detect;
 pub mod engine;
 pub mod flowlog;
 pub mod input;

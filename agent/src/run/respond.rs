@@ -1,6 +1,6 @@
 //! From findings to verdicts and their records: incidents, alerts, what the enforcer changed.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{io, net::IpAddr};
 
 use tidegate_common::verdict::Level;
 
@@ -11,13 +11,10 @@ use crate::{
     decide::Decision,
     enforce::{EnforceError, Enforcement, Notice, Now, Report, Target},
     identity::Mac,
-    judge::{Bench, Judged},
+    judge::{self, Bench, Judged},
     learn::{Finding, Subject},
     store::{Durability, Incident, eve},
 };
-
-/// An incident without new evidence for this long is over.
-const INCIDENT_QUIET: Duration = Duration::from_mins(10);
 
 impl Gateway {
     pub(super) fn judge_all(&mut self, findings: Vec<Finding>) {
@@ -157,18 +154,9 @@ impl Gateway {
     }
 
     pub(super) fn close_quiet_incidents(&mut self, now: Now) {
-        let quiet: Vec<String> = self
-            .incidents
-            .iter()
-            .filter(|(_, incident)| now.since(incident.last_seen) > INCIDENT_QUIET)
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in quiet {
-            if let Some(mut incident) = self.incidents.remove(&name) {
-                incident.open = false;
-                let saved = self.store.save_incident(&incident);
-                self.stored(saved);
-            }
+        for incident in judge::close_quiet(&mut self.incidents, now) {
+            let saved = self.store.save_incident(&incident);
+            self.stored(saved);
         }
     }
 }

@@ -20,7 +20,7 @@ use std::{
     net::IpAddr,
 };
 
-pub use flow::{Class, Label, LoggedFlow};
+pub use flow::{Class, Label, LoggedFlow, LoggedSide};
 use line::{Line, Lines};
 use serde::Serialize;
 

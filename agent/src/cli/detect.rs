@@ -1,0 +1,170 @@
+//! `tidegate replay --detect`: what a gateway would have found and done.
+
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::{
+    error::CliError,
+    output::{Output, print, printable, table},
+};
+use crate::{
+    config::Config,
+    replay::{
+        detect::{Counts, Detected, FoundBlock, FoundIncident, Protected, Watch},
+        flowlog::Entry,
+        input::{self, LogFile, Opened},
+    },
+};
+
+/// What `--detect` is told.
+pub(super) struct Settings<'a> {
+    pub(super) files: &'a [PathBuf],
+    pub(super) learn: &'a [PathBuf],
+    pub(super) protected: &'a [IpNet],
+    pub(super) config: Option<&'a Path>,
+}
+
+#[derive(Serialize)]
+struct IncidentLine<'a> {
+    incident: &'a FoundIncident,
+}
+
+#[derive(Serialize)]
+struct BlockLine<'a> {
+    block: &'a FoundBlock,
+}
+
+#[derive(Serialize)]
+struct SummaryLine {
+    summary: Counts,
+}
+
+/// Watches the files and prints what was found.
+pub(super) fn run(settings: &Settings<'_>, output: Output) -> Result<(), CliError> {
+    let config = match settings.config {
+        Some(path) => Config::load(path)?,
+        None => Config::default(),
+    };
+    let every: Vec<PathBuf> = settings.learn.iter().chain(settings.files).cloned().collect();
+    let progress = input::progress_of(&every);
+    let open = |files: &[PathBuf]| -> Result<Vec<LogFile>, CliError> {
+        files.iter().map(|file| log_of(input::open(file, &progress)?)).collect()
+    };
+    // Every file is opened before any is watched: a refused one is refused at once.
+    let (learn, files) = (open(settings.learn)?, open(settings.files)?);
+
+    let mut watch = Watch::new(&config, Protected::new(settings.protected.to_vec()))?;
+    let mut found = Detected::default();
+    let mut counts = Counts::default();
+    if !learn.is_empty() {
+        watch.begin_learning();
+        for file in learn {
+            watch_log(&mut watch, file, &mut found, &mut Counts::default())?;
+        }
+        watch.finish_learning()?;
+    }
+    for file in files {
+        watch_log(&mut watch, file, &mut found, &mut counts)?;
+    }
+    watch.finish()?;
+    found.gather(&mut watch);
+    drop(progress);
+
+    counts.devices = watch.registry().len();
+    counts.baselines = watch.learner().status().filter(|device| device.has_models).count();
+    counts.learning_findings = watch.learning_findings();
+    counts.incidents = found.incidents.len();
+    counts.blocks = found.blocks.len();
+    counts.until = Some(watch.now().wall);
+    show(&found, counts, output)
+}
+
+fn log_of(opened: Opened) -> Result<LogFile, CliError> {
+    match opened {
+        Opened::Log(log) => Ok(*log),
+        Opened::Capture(file) => Err(CliError::failure(format!("{} is a capture", file.path.display()))),
+    }
+}
+
+fn watch_log(
+    watch: &mut Watch,
+    mut file: LogFile,
+    found: &mut Detected,
+    counts: &mut Counts,
+) -> Result<(), CliError> {
+    let mut begun = false;
+    while let Some(entry) = file.next_entry()? {
+        match entry {
+            Entry::Flow(flow) => {
+                if !std::mem::replace(&mut begun, true) {
+                    watch.begin_file(flow.first_ns)?;
+                }
+                counts.packets = counts.packets.saturating_add(flow.packets());
+                counts.flows += 1;
+                watch.push(flow)?;
+            }
+            Entry::Alert(alert) => watch.alert(&alert)?,
+        }
+        found.gather(watch);
+    }
+    Ok(())
+}
+
+fn show(found: &Detected, counts: Counts, output: Output) -> Result<(), CliError> {
+    if output.is_json() {
+        for incident in found.incidents.values() {
+            output.line(IncidentLine { incident }, |_| String::new())?;
+        }
+        for block in &found.blocks {
+            output.line(BlockLine { block }, |_| String::new())?;
+        }
+        return output.line(SummaryLine { summary: counts }, |_| String::new());
+    }
+    let incidents = found.incidents.values().map(|found| {
+        let incident = &found.incident;
+        [
+            incident.first_seen.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+            incident.technique.clone(),
+            who(&incident.subject, &found.addresses),
+            incident.victim.map_or_else(|| "-".to_owned(), |victim| victim.to_string()),
+            incident.evidence.to_string(),
+            printable(&incident.explanation),
+        ]
+    });
+    print(&table(
+        ["FIRST SEEN", "TECHNIQUE", "SUBJECT", "VICTIM", "EVIDENCE", "WHAT WOULD HAVE BEEN DONE"],
+        incidents,
+        "no incident",
+    ))?;
+    let blocks = found.blocks.iter().map(|found| {
+        let block = &found.enforcement;
+        [
+            block.installed_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+            who(&block.target.to_string(), &found.addresses),
+            crate::enforce::names::action_name(block.action).to_owned(),
+            block.level.map_or("-", crate::decide::level_name).to_owned(),
+            block.rule.clone().unwrap_or_else(|| "model".to_owned()),
+            block.technique.clone().unwrap_or_default(),
+        ]
+    });
+    print("")?;
+    print(&table(
+        ["AT", "TARGET", "ACTION", "LEVEL", "RULE", "TECHNIQUE"],
+        blocks,
+        "nothing would have been blocked",
+    ))?;
+    print(&format!(
+        "\n{} packets watched, {} devices, {} with a baseline: {} incidents, {} verdicts",
+        counts.packets, counts.devices, counts.baselines, counts.incidents, counts.blocks
+    ))
+}
+
+/// A device by its address where one is known: hardware addresses of logs are made up.
+fn who(subject: &str, addresses: &[std::net::IpAddr]) -> String {
+    match addresses.first() {
+        Some(address) => format!("{subject} ({address})"),
+        None => subject.to_owned(),
+    }
+}

@@ -1,0 +1,331 @@
+//! A gateway that watches recorded traffic: the live loop's registry, learner, judgement and enforcer, on a clock that the
+//! recording drives, writing verdicts into tables in memory.
+//!
+//! Invariants: the clock never goes back; a second of the recording is a tick, as live, but a silence of any length costs no
+//! more than ten minutes of them. Verdicts change nothing about the recording: what a blocked host goes on to do is seen.
+
+mod protected;
+mod result;
+mod schedule;
+mod window;
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use tidegate_common::{
+    device::{DeviceKey, DeviceRecord},
+    event::{EventHeader, FlowCause, FlowEvent},
+    flow::{FlowKey, FlowRecord},
+};
+
+pub use protected::Protected;
+pub use result::{Counts, Detected, FoundBlock, FoundIncident};
+use schedule::Schedule;
+
+use super::flowlog::{LoggedAlert, LoggedFlow};
+use crate::{
+    config::{Config, values::GatewayMode},
+    decide::ResponseConfig,
+    enforce::{EnforceError, Enforcer, MemoryTable, Now, TableError},
+    identity::{Registry, Vendors},
+    judge::{self, Bench, Judged},
+    learn::{Finding, GrowthError, LearnConfig, Learner, Subject, Technique},
+    store::{IdSource, Incident},
+};
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// Ticks of a silence; after it the clock jumps.
+const PATIENCE_NS: u64 = 600 * SECOND_NS;
+/// A file that begins this long before the one before it ended is of another time: its clock is moved.
+const OVERLAP_NS: u64 = 3_600 * SECOND_NS;
+/// Between two files of different times.
+const PAUSE_NS: u64 = SECOND_NS;
+/// Where the clock begins: late enough that everything learned may have happened before.
+const BEGIN_NS: u64 = 86_400 * SECOND_NS;
+/// Training makes progress by one device a tick.
+const MOST_TRAININGS: usize = 100_000;
+
+/// Why watching failed.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The default model could not be trained.
+    #[error("cannot train the default model: {0}")]
+    Growth(#[from] GrowthError),
+    /// The verdict tables are full.
+    #[error("cannot keep the verdicts: {0}")]
+    Table(#[from] TableError),
+    /// The enforcer gave up.
+    #[error("cannot keep the verdicts: {0}")]
+    Enforce(#[from] EnforceError),
+}
+
+/// The gateway.
+pub struct Watch {
+    learner: Learner,
+    registry: Registry,
+    enforcer: Enforcer<MemoryTable>,
+    incidents: HashMap<String, Incident>,
+    ids: IdSource,
+    response: ResponseConfig,
+    mode: GatewayMode,
+    learn: LearnConfig,
+    config: Config,
+    protected: Protected,
+    schedule: Schedule,
+    devices: HashMap<DeviceKey, DeviceRecord>,
+    /// The recording's clock as the kernel's.
+    now_ns: u64,
+    ticked_ns: u64,
+    /// Wall clock of the recording minus the kernel's.
+    ahead_ns: Option<i128>,
+    learning: bool,
+    learning_findings: u64,
+    judged: Vec<Judged>,
+}
+
+impl Watch {
+    /// A gateway that knows nothing yet, with the settings of `config`. Rules act from the start.
+    pub fn new(config: &Config, protected: Protected) -> Result<Self, WatchError> {
+        let mode = GatewayMode::Enforce;
+        let kernel = config.kernel_config(tidegate_common::verdict::Mode::Enforce);
+        let mut enforcer = Enforcer::new(MemoryTable::default(), config.enforce_settings(), kernel);
+        enforcer.set_config(kernel)?;
+        Ok(Self {
+            learner: Learner::new(config.learn_config(), config.detection.clone())?,
+            registry: Registry::with_capacity(Vendors::installed(), config.kernel.max_devices as usize),
+            enforcer,
+            incidents: HashMap::new(),
+            ids: IdSource::new(0),
+            response: config.response_config(),
+            mode,
+            learn: config.learn_config(),
+            schedule: Schedule::new(config.kernel.active_timeout.as_ns(), config.idle_limits()),
+            config: config.clone(),
+            protected,
+            devices: HashMap::new(),
+            now_ns: BEGIN_NS,
+            ticked_ns: BEGIN_NS,
+            ahead_ns: None,
+            learning: false,
+            learning_findings: 0,
+            judged: Vec::new(),
+        })
+    }
+
+    /// What follows is normal traffic, to be learned however long it is; nothing is judged.
+    pub fn begin_learning(&mut self) {
+        self.learning = true;
+        let never = LearnConfig { period_s: u64::MAX / SECOND_NS, ..self.learn.clone() };
+        self.learner.reconfigure(never, self.config.detection.clone());
+    }
+
+    /// Makes baselines of what was learned, also of little.
+    pub fn finish_learning(&mut self) -> Result<(), WatchError> {
+        self.flush()?;
+        let at_once = LearnConfig { period_s: 0, ..self.learn.clone() };
+        self.learner.reconfigure(at_once, self.config.detection.clone());
+        let ready = |learner: &Learner| learner.status().filter(|device| device.has_models).count();
+        for _ in 0..MOST_TRAININGS {
+            let before = ready(&self.learner);
+            self.now_ns += SECOND_NS;
+            let found = self.learner.tick(self.now_ns);
+            self.judge_all(found)?;
+            if ready(&self.learner) == before {
+                break;
+            }
+        }
+        self.ticked_ns = self.now_ns;
+        self.learner.reconfigure(self.learn.clone(), self.config.detection.clone());
+        self.learning = false;
+        Ok(())
+    }
+
+    /// A file begins whose first record is of `first_ns`, nanoseconds since the epoch.
+    pub fn begin_file(&mut self, first_ns: u64) -> Result<(), WatchError> {
+        self.flush()?;
+        let continues = self.ahead_ns.is_some_and(|_| self.clock_of(first_ns) + OVERLAP_NS >= self.now_ns);
+        if !continues {
+            self.ahead_ns = Some(i128::from(first_ns) - i128::from(self.now_ns + PAUSE_NS));
+        }
+        Ok(())
+    }
+
+    /// A flow of a log. Logs are written when flows end: what is done with it may wait for others that began before.
+    pub fn push(&mut self, flow: Box<LoggedFlow>) -> Result<(), WatchError> {
+        let first_ns = self.clock_of(flow.first_ns);
+        self.schedule.push(flow, first_ns);
+        while self.schedule.is_crowded() {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// An alert of another detector: evidence that is reported, and no more than that.
+    pub fn alert(&mut self, alert: &LoggedAlert) -> Result<(), WatchError> {
+        if self.learning {
+            return Ok(());
+        }
+        let at_ns = self.clock_of(alert.time_ns).max(self.now_ns);
+        let subject = self.registry.resolve(alert.src).map_or(Subject::Remote(alert.src), Subject::Device);
+        let score = match alert.severity {
+            1 => 0.55,
+            2 => 0.4,
+            _ => 0.2,
+        };
+        let finding = Finding {
+            subject,
+            victim: Some(alert.dst),
+            technique: Technique::REPORTED,
+            rule: Some("suricata"),
+            score,
+            p_value: 1.0 - score,
+            first_ns: at_ns,
+            at_ns,
+            detail: format!("Suricata's signature {} matched: {}", alert.signature_id, alert.signature),
+            notes: Vec::new(),
+        };
+        self.judge_all(vec![finding])
+    }
+
+    /// Everything that still waits.
+    pub fn flush(&mut self) -> Result<(), WatchError> {
+        while self.step()? {}
+        Ok(())
+    }
+
+    /// The end of everything: what becomes true by waiting does.
+    pub fn finish(&mut self) -> Result<(), WatchError> {
+        self.flush()?;
+        self.advance(self.now_ns + 2 * self.config.learning.window.as_ns())
+    }
+
+    /// What was judged since the last call.
+    pub fn take_judged(&mut self) -> Vec<Judged> {
+        std::mem::take(&mut self.judged)
+    }
+
+    /// Findings while learning: each made its device learn anew.
+    pub const fn learning_findings(&self) -> u64 {
+        self.learning_findings
+    }
+
+    /// The learner, to ask.
+    pub const fn learner(&self) -> &Learner {
+        &self.learner
+    }
+
+    /// The registry, to ask.
+    pub const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Now, on both clocks.
+    pub fn now(&self) -> Now {
+        Now { kernel_ns: self.now_ns, wall: self.wall_of(self.now_ns) }
+    }
+
+    /// The recording's time of a moment on the kernel's clock.
+    pub fn wall_of(&self, kernel_ns: u64) -> Timestamp {
+        let wall_ns = i128::from(kernel_ns) + self.ahead_ns.unwrap_or(0);
+        Timestamp::from_nanosecond(wall_ns).unwrap_or(Timestamp::MAX)
+    }
+
+    fn clock_of(&self, epoch_ns: u64) -> u64 {
+        let clock_ns = i128::from(epoch_ns) - self.ahead_ns.unwrap_or(0);
+        u64::try_from(clock_ns.max(0)).unwrap_or(u64::MAX).min(u64::MAX >> 1)
+    }
+
+    /// The next thing that is due; whether there was one.
+    fn step(&mut self) -> Result<bool, WatchError> {
+        let Some(at_ns) = self.schedule.next_ns() else { return Ok(false) };
+        self.advance(at_ns)?;
+        let (registry, devices) = (&mut self.registry, &mut self.devices);
+        for report in self.schedule.step(self.now_ns, &self.protected, registry, devices, &self.config) {
+            let found = if let Some(cause) = report.cause {
+                self.observe(report.key, report.record, cause)
+            } else {
+                let ends = judge::ends(&self.registry, &report.key, &report.record);
+                self.learner.observe_swept(&report.key, &report.record, ends, self.now_ns)
+            };
+            self.judge_all(found)?;
+        }
+        Ok(true)
+    }
+
+    fn observe(&mut self, key: FlowKey, record: FlowRecord, cause: FlowCause) -> Vec<Finding> {
+        let header = EventHeader { time_ns: self.now_ns, ..EventHeader::default() };
+        let event = FlowEvent { header, key, record, cause: cause as u8, reserved: [0; 7] };
+        self.registry.observe_flow(&key, &record, self.now_ns);
+        let ends = judge::ends(&self.registry, &key, &record);
+        self.learner.observe_flow(&event, ends)
+    }
+
+    /// Lets the clock run to `to_ns`, second by second.
+    fn advance(&mut self, to_ns: u64) -> Result<(), WatchError> {
+        let until_ns = to_ns.min(self.now_ns.saturating_add(PATIENCE_NS));
+        while self.ticked_ns + SECOND_NS <= until_ns {
+            self.ticked_ns += SECOND_NS;
+            self.now_ns = self.now_ns.max(self.ticked_ns);
+            self.tick()?;
+        }
+        if to_ns > until_ns {
+            self.ticked_ns = to_ns - to_ns % SECOND_NS;
+        }
+        self.now_ns = self.now_ns.max(to_ns);
+        Ok(())
+    }
+
+    /// Once a second, as live: windows, models, verdicts that expire, incidents that are over.
+    fn tick(&mut self) -> Result<(), WatchError> {
+        let now = self.now();
+        let window_ns = self.config.learning.window.as_ns().max(SECOND_NS);
+        if now.kernel_ns % window_ns < SECOND_NS {
+            self.schedule.settle(now.kernel_ns, &mut self.devices, window_ns);
+        }
+        let mut found = Vec::new();
+        for (key, record) in &self.devices {
+            if now.kernel_ns.saturating_sub(record.last_ns) > 3 * window_ns {
+                continue;
+            }
+            self.registry.observe_device(*key, record.last_ns);
+            let [even, odd] = &record.windows;
+            let (older, newer) = if even.epoch < odd.epoch { (even, odd) } else { (odd, even) };
+            for window in [older, newer] {
+                found.extend(self.learner.observe_window(*key, window, now.kernel_ns));
+            }
+        }
+        found.extend(self.learner.tick(now.kernel_ns));
+        self.judge_all(found)?;
+        self.enforcer.sweep(now)?;
+        judge::close_quiet(&mut self.incidents, now);
+        Ok(())
+    }
+
+    fn judge_all(&mut self, found: Vec<Finding>) -> Result<(), WatchError> {
+        if self.learning {
+            self.learning_findings += found.len() as u64;
+            return Ok(());
+        }
+        let now = self.now();
+        for finding in found {
+            let mut bench = Bench {
+                mode: self.mode,
+                response: &self.response,
+                learner: &self.learner,
+                registry: &self.registry,
+                enforcer: &mut self.enforcer,
+                incidents: &mut self.incidents,
+                ids: &mut self.ids,
+            };
+            let judged = bench.judge(finding, now);
+            if let Judged { refused: Some(error @ EnforceError::Table(_)), .. } = judged {
+                return Err(error.into());
+            }
+            self.judged.push(judged);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,60 @@
+//! Which end of a logged flow is a device.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use tidegate_common::pod::mix64;
+
+use crate::replay::flowlog::LoggedSide;
+
+/// Marks hardware addresses that were made up (locally administered, IEEE 802).
+const MADE_UP: u8 = 0x02;
+
+/// The networks behind the gateway.
+#[derive(Clone, Debug, Default)]
+pub struct Protected {
+    prefixes: Vec<IpNet>,
+}
+
+impl Protected {
+    /// These networks; none for those that the log itself counts as local, or else every private address.
+    pub const fn new(prefixes: Vec<IpNet>) -> Self {
+        Self { prefixes }
+    }
+
+    /// Whether the sender of `side` is a host on the protected side.
+    pub fn holds(&self, address: IpAddr, side: &LoggedSide) -> bool {
+        let private = match address {
+            IpAddr::V4(v4)
+                if v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast() || v4.is_loopback() =>
+            {
+                return false;
+            }
+            IpAddr::V6(v6) if v6.is_unspecified() || v6.is_multicast() || v6.is_loopback() => return false,
+            IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
+            IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
+        };
+        if self.prefixes.is_empty() {
+            return side.local.unwrap_or(private);
+        }
+        self.prefixes.iter().any(|prefix| prefix.contains(&address))
+    }
+}
+
+/// The hardware address of a host: the log's, or one made up from its address.
+pub(super) fn mac_of(address: IpAddr, side: &LoggedSide) -> [u8; 6] {
+    if let Some(mac) = side.mac {
+        return mac;
+    }
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            [MADE_UP, 0, a, b, c, d]
+        }
+        IpAddr::V6(v6) => {
+            let bits = v6.to_bits();
+            let [a, b, c, d] = mix64(bits as u64 ^ (bits >> 64) as u64).to_be_bytes();
+            [MADE_UP, 6, a, b, c, d]
+        }
+    }
+}
