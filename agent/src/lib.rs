@@ -15,3 +15,4 @@ pub mod learn;
 pub mod replay;
 pub mod run;
 pub mod store;
+mod text;

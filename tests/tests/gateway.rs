@@ -107,8 +107,8 @@ fn a_broken_configuration_is_refused_on_reload_and_the_old_one_stays() {
 }
 
 #[test]
-fn a_scan_from_outside_is_detected_and_shut_out() {
-    let name = "gateway::a_scan_from_outside_is_detected_and_shut_out";
+fn attacks_from_outside_and_inside_are_shut_out_and_every_service_is_kept() {
+    let name = "gateway::attacks_from_outside_and_inside_are_shut_out_and_every_service_is_kept";
     if !tidegate_tests::is_root() {
         tidegate_tests::skipped(name, "needs root for network namespaces and kernel programs");
         return;
@@ -120,7 +120,7 @@ fn a_scan_from_outside_is_detected_and_shut_out() {
     let _alone = tidegate_tests::alone().unwrap();
     let options = Options {
         binary,
-        scenarios: vec!["vertical-scan".to_owned()],
+        scenarios: ["vertical-scan", "arp-spoof", "arp-spoof-device"].map(str::to_owned).to_vec(),
         warm_up: Duration::from_secs(3),
         quiet: Duration::ZERO,
     };

@@ -7,6 +7,7 @@ mod common;
 use std::{
     fs,
     io::Write as _,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -117,8 +118,9 @@ fn bulk_lists_are_swapped_as_a_whole_and_spare_never_block() {
     let file = directory.path().join("hostile.txt");
     // The attacker is on every list, the neighbour changes.
     let write = |neighbour: u8| {
-        let padding: String = (0..2_000_u32).map(|n| format!("100.64.{}.{}\n", n / 250, n % 250)).collect();
-        fs::write(&file, format!("# list\n{padding}{ATTACKER}\n203.0.113.{neighbour}\n")).unwrap();
+        let padding: Vec<String> = (0..2_000).map(|n| format!("100.64.{}.{}", n / 250, n % 250)).collect();
+        let text = format!("# list\n{}\n{ATTACKER}\n203.0.113.{neighbour}\n", padding.join("\n"));
+        fs::write(&file, text).unwrap();
     };
     write(1);
     let Some(net) = guarded(name, |settings| {
@@ -187,6 +189,46 @@ fn egress_is_enforced_by_a_filter_where_there_are_no_tcx_links() {
     assert_eq!(arrived.count(), 0);
     let exact = wait_for(SOON, || (net.tidegate(&["status"])["unaccounted"] == 0).then_some(()));
     assert!(exact.is_some(), "{}", net.tidegate(&["status"]));
+}
+
+/// The capabilities that the service unit grants, in lower case without `CAP_`.
+fn granted() -> Vec<String> {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/tidegate.service");
+    let text = fs::read_to_string(unit).unwrap();
+    let list = text.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
+    list.split_whitespace().map(|name| name.trim_start_matches("CAP_").to_lowercase()).collect()
+}
+
+#[test]
+fn it_starts_with_what_its_unit_grants_and_keeps_one_capability() {
+    let name = "safeguards::it_starts_with_what_its_unit_grants_and_keeps_one_capability";
+    const BPF: u64 = 1 << 39;
+    let directory = tempfile::tempdir().unwrap();
+    let Some(net) = guarded(name, |settings| {
+        let script = directory.path().join("tidegate");
+        let bounds: Vec<String> = granted().iter().map(|name| format!("+{name}")).collect();
+        let text = format!(
+            "#!/bin/sh\nexec setpriv --no-new-privs --bounding-set=-all,{} --inh-caps=-all {} \"$@\"\n",
+            bounds.join(","),
+            settings.binary.display()
+        );
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        settings.binary = script;
+    }) else {
+        return;
+    };
+    let status = net.tidegate(&["status"]);
+    assert_eq!(status["health"], "ok", "{status}");
+    let process = fs::read_to_string(format!("/proc/{}/status", net.agent.pid())).unwrap();
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        let bits = process.lines().find_map(|line| line.strip_prefix(set)).unwrap();
+        let bits = u64::from_str_radix(bits.trim(), 16).unwrap();
+        let kept = if matches!(set, "CapInh:" | "CapAmb:") { 0 } else { BPF };
+        assert_eq!(bits, kept, "{set} {bits:x}");
+    }
+    net.tidegate(&["blocks", "add", &ATTACKER.to_string(), "--ttl", "10m"]);
+    assert!(net.is_cut(&net.topology.attacker, net.device("camera").address), "tables can still be written");
 }
 
 /// The directories of layouts below the pins.

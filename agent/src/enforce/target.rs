@@ -10,10 +10,9 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv4Net};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tidegate_common::verdict::{Config, Verdict, role};
 
-use crate::identity::Mac;
+use crate::{identity::Mac, text::serde_as_text};
 
 /// What a verdict applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -122,17 +121,7 @@ impl FromStr for Target {
     }
 }
 
-impl Serialize for Target {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Target {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-    }
-}
+serde_as_text!(Target);
 
 /// A kernel table refused an operation.
 #[derive(Debug, thiserror::Error)]

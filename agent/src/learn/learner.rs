@@ -25,7 +25,7 @@ use super::{
     finding::{Finding, Subject},
     fleet,
     forest::GrowthError,
-    rules::{ArpClaim, Progress, Rules, SECOND_NS, is_attempt, is_host},
+    rules::{ArpClaim, Progress, Rules, SECOND_NS, forget, is_attempt, is_host},
     state::{BaselineState, StateError},
     window::window_features,
 };
@@ -231,11 +231,10 @@ impl Learner {
         self.devices.pop(&device);
     }
 
-    /// Forgets what was reported about the subjects for which `about` holds: what goes on is reported again at once. Call it
-    /// when an operator has taken back what the reports led to.
+    /// Forgets the rules' reports about some subjects and their evidence: what goes on from now is reported at once.
     pub fn forget_reports(&mut self, about: impl Fn(&Subject) -> bool) {
-        let over: Vec<_> = self.reported.iter().map(|(key, _)| *key).filter(|key| about(&key.0)).collect();
-        over.iter().for_each(|key| _ = self.reported.pop(key));
+        forget(&mut self.reported, |(subject, technique, _)| about(subject) && !technique.is_empty());
+        self.rules.forget(about);
     }
 
     fn started(&mut self, contact: &Contact<'_>, found: &mut Vec<Finding>) {
@@ -307,7 +306,8 @@ impl Learner {
             }
             _ => return,
         };
-        if self.own.contains(&outside) {
+        // A sweep that finds nothing new is no traffic.
+        if self.own.contains(&outside) || sent + received == 0 {
             return;
         }
         let state = self.devices.get_or_insert_mut(device, || Device::new(&self.config, contact.now_ns));

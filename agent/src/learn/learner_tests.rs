@@ -92,6 +92,22 @@ fn what_goes_on_is_reported_again_once_it_is_forgotten() {
 }
 
 #[test]
+fn what_is_over_is_not_reported_again_once_it_is_forgotten() {
+    let mut sim = Sim::new();
+    let scan = |sim: &mut Sim, ports: std::ops::Range<u16>| {
+        let mut script = Script::default();
+        for port in ports {
+            script.refused(u64::from(port) * 10 * MS, outside(7, 40_000), inside(SENSOR, port));
+        }
+        rules(&sim.play(&mut script, 2 * S))
+    };
+    assert_eq!(scan(&mut sim, 1..40), ["vertical_scan"]);
+    sim.learner.forget_reports(|_| true);
+    assert!(scan(&mut sim, 40..45).is_empty(), "a few attempts more prove nothing by themselves");
+    assert_eq!(scan(&mut sim, 45..70), ["vertical_scan"], "many do");
+}
+
+#[test]
 fn nothing_is_ready_before_its_time() {
     let mut sim = Sim::with(LearnConfig { period_s: 3_600, ..quick() });
     let mut script = Script::default();

@@ -75,6 +75,12 @@ impl ArpSpoofing {
         Self { quarrels: LruCache::new(MAX_ADDRESSES) }
     }
 
+    pub(super) fn forget(&mut self, about: &impl Fn(&Subject) -> bool) {
+        for (_, quarrel) in &mut self.quarrels {
+            quarrel.claims.retain(|claims| !about(&Subject::Device(claims.claimant)));
+        }
+    }
+
     pub(super) fn claim(&mut self, config: &RuleConfig, claim: &ArpClaim, now_ns: u64) -> Option<Finding> {
         let fresh = || Quarrel { owner: claim.holder, last_ns: now_ns, claims: Vec::new() };
         let quarrel = self.quarrels.get_or_insert_mut(claim.address, fresh);
@@ -162,3 +168,7 @@ impl Claims {
         1
     }
 }
+
+#[cfg(test)]
+#[path = "arp_tests.rs"]
+mod tests;

@@ -9,7 +9,7 @@ use std::{collections::VecDeque, net::IpAddr, num::NonZeroUsize};
 use lru::LruCache;
 use tidegate_common::{flow::FlowRecord, parse::proto};
 
-use super::{Contact, SECOND_NS, finding, seconds};
+use super::{Contact, SECOND_NS, finding, forget, seconds};
 use crate::learn::{Finding, RuleConfig, Subject, Technique};
 
 const MAX_SERVICES: NonZeroUsize = NonZeroUsize::new(2_048).unwrap();
@@ -41,6 +41,10 @@ pub(super) struct BruteForce {
 impl BruteForce {
     pub(super) fn new() -> Self {
         Self { services: LruCache::new(MAX_SERVICES) }
+    }
+
+    pub(super) fn forget(&mut self, about: &impl Fn(&Subject) -> bool) {
+        forget(&mut self.services, |(subject, ..)| about(subject));
     }
 
     pub(super) fn ended(&mut self, config: &RuleConfig, contact: &Contact<'_>, found: &mut Vec<Finding>) {

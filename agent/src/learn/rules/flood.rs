@@ -8,7 +8,7 @@ use std::{net::IpAddr, num::NonZeroUsize};
 use lru::LruCache;
 use tidegate_common::{device::Sketch, flow::FlowRecord, parse::proto, pod::Addr};
 
-use super::{Contact, Progress, SECOND_NS, finding, is_chatty};
+use super::{Contact, Progress, SECOND_NS, finding, forget, is_chatty};
 use crate::learn::{Finding, RuleConfig, Subject, Technique};
 
 const MAX_PAIRS: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
@@ -91,6 +91,10 @@ pub(super) struct Floods {
 impl Floods {
     pub(super) fn new() -> Self {
         Self { pairs: LruCache::new(MAX_PAIRS), victims: LruCache::new(MAX_VICTIMS) }
+    }
+
+    pub(super) fn forget(&mut self, about: &impl Fn(&Subject) -> bool) {
+        forget(&mut self.pairs, |(subject, ..)| about(subject));
     }
 
     pub(super) fn started(&mut self, config: &RuleConfig, contact: &Contact<'_>, found: &mut Vec<Finding>) {

@@ -11,9 +11,10 @@ mod scan;
 mod tests;
 mod tries;
 
-use std::net::IpAddr;
+use std::{hash::Hash, net::IpAddr};
 
 pub use arp::ArpClaim;
+use lru::LruCache;
 use tidegate_common::{
     device::{DeviceKey, DeviceWindow},
     flow::{FlowRecord, progress},
@@ -171,11 +172,27 @@ impl Rules {
         self.arp.claim(&self.config, claim, now_ns)
     }
 
+    /// Forgets what is counted of some subjects.
+    pub(super) fn forget(&mut self, about: impl Fn(&Subject) -> bool) {
+        self.scans.forget(&about);
+        self.floods.forget(&about);
+        self.brute.forget(&about);
+        self.arp.forget(&about);
+    }
+
     /// What becomes true by waiting.
     pub(super) fn tick(&mut self, now_ns: u64, found: &mut Vec<Finding>) {
         self.scans.tick(&self.config, now_ns, found);
         self.floods.expire(now_ns);
         self.brute.expire(now_ns);
+    }
+}
+
+/// Removes the entries whose keys are meant.
+pub(super) fn forget<K: Copy + Eq + Hash, V>(entries: &mut LruCache<K, V>, meant: impl Fn(&K) -> bool) {
+    let over: Vec<K> = entries.iter().map(|(key, _)| *key).filter(meant).collect();
+    for key in over {
+        entries.pop(&key);
     }
 }
 

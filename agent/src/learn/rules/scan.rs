@@ -11,7 +11,9 @@ use tidegate_common::{
     parse::proto,
 };
 
-use super::{Contact, MILLI_NS, Outcome, SECOND_NS, discovery, finding, is_chatty, seconds, tries::Tries};
+use super::{
+    Contact, MILLI_NS, Outcome, SECOND_NS, discovery, finding, forget, is_chatty, seconds, tries::Tries,
+};
 use crate::learn::{Finding, RuleConfig, Subject, Technique};
 
 const MAX_PAIRS: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
@@ -86,6 +88,11 @@ impl Scans {
         if let Some(tries) = self.hosts.peek_mut(&(contact.subject, contact.protocol, contact.port)) {
             tries.settle(contact.victim, outcome);
         }
+    }
+
+    pub(super) fn forget(&mut self, about: &impl Fn(&Subject) -> bool) {
+        forget(&mut self.ports, |(subject, ..)| about(subject));
+        forget(&mut self.hosts, |(subject, ..)| about(subject));
     }
 
     /// Attempts that stayed unanswered for the grace by now; and forgets what is over.
