@@ -9,6 +9,7 @@ pub mod config;
 pub mod datapath;
 pub mod decide;
 pub mod enforce;
+pub mod evaluate;
 pub mod identity;
 pub mod judge;
 pub mod learn;

@@ -9,6 +9,7 @@ mod detect;
 mod devices;
 mod doctor;
 mod error;
+mod evaluate;
 mod events;
 mod incidents;
 pub mod model;
@@ -85,6 +86,7 @@ enum Command {
     #[command(subcommand)]
     Model(models::Command),
     Replay(replay::Args),
+    Evaluate(evaluate::Args),
     #[command(subcommand)]
     Config(config::Command),
     #[command(subcommand)]
@@ -121,6 +123,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Doctor(args) => doctor::run(&args, output),
         Command::Support(command) => asking(support::run(&command, &client())),
         Command::Replay(args) => replay::run(&args, output).map(|()| Exit::Ok),
+        Command::Evaluate(args) => evaluate::run(&args),
         Command::Config(command) => config::run(&command, output, &client()),
         Command::Completions(args) => shell::completions(&args, &mut Cli::command()),
         Command::Man(args) => shell::man(&args, Cli::command()),

@@ -80,7 +80,7 @@ pub struct Learner {
     config: LearnConfig,
     rules: Rules,
     fleet: Baseline,
-    devices: LruCache<DeviceKey, Device>,
+    pub(super) devices: LruCache<DeviceKey, Device>,
     flows: LruCache<FlowKey, (Progress, bool)>,
     destinations: Destinations,
     reported: LruCache<(Subject, &'static str, Option<&'static str>), u64>,

@@ -13,12 +13,12 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 use tidegate_common::{
-    device::{DeviceKey, DeviceRecord},
+    device::{DeviceKey, DeviceRecord, DeviceWindow},
     event::{EventHeader, FlowCause, FlowEvent},
     flow::{FlowKey, FlowRecord},
 };
 
-pub use protected::Protected;
+pub use protected::{Protected, device_of};
 pub use result::{Counts, Detected, FoundBlock, FoundIncident};
 use schedule::Schedule;
 
@@ -27,9 +27,12 @@ use crate::{
     config::{Config, values::GatewayMode},
     decide::ResponseConfig,
     enforce::{EnforceError, Enforcer, MemoryTable, Now, TableError},
-    identity::{Registry, Vendors},
+    identity::{Device, Registry, Vendors},
     judge::{self, Bench, Judged},
-    learn::{Finding, GrowthError, LearnConfig, Learner, Subject, Technique},
+    learn::{
+        BaselineState, DeviceStatus, Finding, GrowthError, LearnConfig, LearnError, Learner, Opinion,
+        Subject, Technique,
+    },
     store::{IdSource, Incident},
 };
 
@@ -45,12 +48,35 @@ const BEGIN_NS: u64 = 86_400 * SECOND_NS;
 /// Training makes progress by one device a tick.
 const MOST_TRAININGS: usize = 100_000;
 
+/// A device's window that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct EndedWindow {
+    /// The device.
+    pub device: DeviceKey,
+    /// What it did.
+    pub window: DeviceWindow,
+    /// What the model thought of it at its end; `None` without a baseline.
+    pub opinion: Option<Opinion>,
+}
+
+/// Everything learned about devices.
+#[derive(Clone, Debug, Default)]
+pub struct Learned {
+    /// Their baselines.
+    pub baselines: Vec<BaselineState>,
+    /// Who they are.
+    pub devices: Vec<Device>,
+}
+
 /// Why watching failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// The default model could not be trained.
     #[error("cannot train the default model: {0}")]
     Growth(#[from] GrowthError),
+    /// A baseline cannot be taken over.
+    #[error("cannot take over a baseline: {0}")]
+    Learn(#[from] LearnError),
     /// The verdict tables are full.
     #[error("cannot keep the verdicts: {0}")]
     Table(#[from] TableError),
@@ -81,6 +107,8 @@ pub struct Watch {
     learning: bool,
     learning_findings: u64,
     judged: Vec<Judged>,
+    /// Windows that ended, when somebody wants them, and the last epoch of each device.
+    ended: Option<(Vec<EndedWindow>, HashMap<DeviceKey, u64>)>,
 }
 
 impl Watch {
@@ -109,6 +137,7 @@ impl Watch {
             learning: false,
             learning_findings: 0,
             judged: Vec::new(),
+            ended: None,
         })
     }
 
@@ -122,22 +151,62 @@ impl Watch {
     /// Makes baselines of what was learned, also of little.
     pub fn finish_learning(&mut self) -> Result<(), WatchError> {
         self.flush()?;
+        self.train_all()?;
+        self.learning = false;
+        Ok(())
+    }
+
+    /// Everything learned so far.
+    pub fn learned(&self) -> Learned {
+        let key = |device: DeviceStatus| DeviceKey::new(device.mac.0, device.ifindex);
+        let baselines =
+            self.learner.status().filter_map(|device| self.learner.export(key(device), self.now_ns));
+        Learned { baselines: baselines.collect(), devices: self.registry.devices(self.now()) }
+    }
+
+    /// Takes over what another gateway learned, and trains its models.
+    pub fn take_over(&mut self, learned: &Learned) -> Result<(), WatchError> {
+        let now = self.now();
+        for device in &learned.devices {
+            let seen = Device { first_seen: now.wall, last_seen: now.wall, ..device.clone() };
+            self.registry.restore(device.ifindex, &seen, now);
+        }
+        for state in &learned.baselines {
+            self.learner.import(state, self.now_ns)?;
+        }
+        self.learning = true;
+        self.train_all()?;
+        self.learning = false;
+        Ok(())
+    }
+
+    /// Trains every device that has anything to train from.
+    fn train_all(&mut self) -> Result<(), WatchError> {
         let at_once = LearnConfig { period_s: 0, ..self.learn.clone() };
         self.learner.reconfigure(at_once, self.config.detection.clone());
-        let ready = |learner: &Learner| learner.status().filter(|device| device.has_models).count();
+        let trained = |learner: &Learner| learner.status().filter(|device| device.has_models).count();
         for _ in 0..MOST_TRAININGS {
-            let before = ready(&self.learner);
+            let before = trained(&self.learner);
             self.now_ns += SECOND_NS;
             let found = self.learner.tick(self.now_ns);
             self.judge_all(found)?;
-            if ready(&self.learner) == before {
+            if trained(&self.learner) == before {
                 break;
             }
         }
         self.ticked_ns = self.now_ns;
         self.learner.reconfigure(self.learn.clone(), self.config.detection.clone());
-        self.learning = false;
         Ok(())
+    }
+
+    /// From now on keeps the windows that end, for [`Self::take_windows`].
+    pub fn keep_windows(&mut self) {
+        self.ended = Some(Default::default());
+    }
+
+    /// Windows that ended since the last call.
+    pub fn take_windows(&mut self) -> Vec<EndedWindow> {
+        self.ended.as_mut().map(|(windows, _)| std::mem::take(windows)).unwrap_or_default()
     }
 
     /// A file begins whose first record is of `first_ns`, nanoseconds since the epoch.
@@ -230,7 +299,8 @@ impl Watch {
         Timestamp::from_nanosecond(wall_ns).unwrap_or(Timestamp::MAX)
     }
 
-    fn clock_of(&self, epoch_ns: u64) -> u64 {
+    /// The kernel's clock at a moment of the recording.
+    pub fn clock_of(&self, epoch_ns: u64) -> u64 {
         let clock_ns = i128::from(epoch_ns) - self.ahead_ns.unwrap_or(0);
         u64::try_from(clock_ns.max(0)).unwrap_or(u64::MAX).min(u64::MAX >> 1)
     }
@@ -291,6 +361,14 @@ impl Watch {
             let [even, odd] = &record.windows;
             let (older, newer) = if even.epoch < odd.epoch { (even, odd) } else { (odd, even) };
             for window in [older, newer] {
+                if let Some((windows, last)) = &mut self.ended
+                    && window.epoch < now.kernel_ns / window_ns
+                    && window.epoch > last.get(key).copied().unwrap_or(0)
+                {
+                    last.insert(*key, window.epoch);
+                    let opinion = self.learner.opinion_of_window(*key, window);
+                    windows.push(EndedWindow { device: *key, window: *window, opinion });
+                }
                 found.extend(self.learner.observe_window(*key, window, now.kernel_ns));
             }
         }

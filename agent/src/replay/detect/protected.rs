@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use tidegate_common::pod::mix64;
+use tidegate_common::{device::DeviceKey, pod::mix64};
 
-use crate::replay::flowlog::LoggedSide;
+use crate::replay::{engine::POINT, flowlog::LoggedSide};
 
 /// Marks hardware addresses that were made up (locally administered, IEEE 802).
 const MADE_UP: u8 = 0x02;
@@ -41,8 +41,13 @@ impl Protected {
     }
 }
 
+/// The device that has a protected address.
+pub fn device_of(address: IpAddr, side: &LoggedSide) -> DeviceKey {
+    DeviceKey::new(mac_of(address, side), POINT.ifindex())
+}
+
 /// The hardware address of a host: the log's, or one made up from its address.
-pub(super) fn mac_of(address: IpAddr, side: &LoggedSide) -> [u8; 6] {
+fn mac_of(address: IpAddr, side: &LoggedSide) -> [u8; 6] {
     if let Some(mac) = side.mac {
         return mac;
     }

@@ -16,7 +16,7 @@ use tidegate_common::{
 };
 
 use super::{
-    protected::{Protected, mac_of},
+    protected::{Protected, device_of},
     window::{self, Counted, Ends},
 };
 use crate::{
@@ -274,9 +274,10 @@ impl Open {
             if side.packets == 0 {
                 return None;
             }
+            let key = device_of(address, side);
             let device = Device {
-                mac: Mac(mac_of(address, side)),
-                ifindex: POINT.ifindex(),
+                mac: Mac(key.mac),
+                ifindex: key.ifindex,
                 addresses: vec![address],
                 name: None,
                 name_source: None,
@@ -291,7 +292,7 @@ impl Open {
                 &device,
                 Now { kernel_ns: now_ns, wall: Timestamp::UNIX_EPOCH },
             );
-            Some(device.key())
+            Some(key)
         };
         Ends { initiator: end(flow.src, &flow.out), responder: end(flow.dst, &flow.inward) }
     }

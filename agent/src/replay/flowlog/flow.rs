@@ -20,7 +20,7 @@ const OTHER_HEADERS: u64 = 28;
 const MOST: u64 = 1 << 48;
 
 /// What a label says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
     /// Normal traffic.
     Benign,

@@ -1,0 +1,37 @@
+//! What the models think of a flow or window, without anything being kept: for evaluation.
+
+use serde::Serialize;
+use tidegate_common::{
+    device::{DeviceKey, DeviceWindow},
+    feature::FeatureVector,
+};
+
+use super::{baseline::Detector, learner::Learner, window::window_features};
+
+/// A model's opinion.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Opinion {
+    /// Anomaly score, 0–1, higher = more anomalous.
+    pub score: f64,
+    /// Share of held-out normal traffic at least as anomalous, never 0.
+    pub p_value: f64,
+}
+
+impl Learner {
+    /// The opinion on a flow of a device with a baseline of its own.
+    pub fn opinion_of_flow(&self, device: DeviceKey, vector: &FeatureVector) -> Option<Opinion> {
+        let baseline = self.devices.peek(&device)?.baseline.as_ref()?;
+        Some(opinion(&baseline.flows, vector))
+    }
+
+    /// The opinion on a window of a device with a baseline of its own that has a model of windows.
+    pub fn opinion_of_window(&self, device: DeviceKey, window: &DeviceWindow) -> Option<Opinion> {
+        let baseline = self.devices.peek(&device)?.baseline.as_ref()?;
+        Some(opinion(baseline.windows.as_ref()?, &window_features(window)))
+    }
+}
+
+fn opinion(detector: &Detector, vector: &FeatureVector) -> Opinion {
+    let judged = detector.judge(vector);
+    Opinion { score: judged.score, p_value: judged.p_value }
+}
