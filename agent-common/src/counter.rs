@@ -53,12 +53,18 @@ counters! {
     dropped_device,
     /// Packets dropped by a rate limit.
     dropped_rate,
+    /// Packets of flows that the kernel's forest cut.
+    dropped_model,
     /// Packets that monitor mode let pass although a verdict asked to drop them.
     would_drop,
     /// Packets that an operator's never-block entry let pass before any verdict was looked at.
     never_blocked,
     /// Flows begun.
     flows,
+    /// Scores given by the kernel's forests.
+    scores,
+    /// Flows cut by the kernel's forests, those that monitor mode let go on included.
+    flows_cut,
     /// New flows refused by the flood guard.
     flood_guarded,
     /// New flows refused because the flow table was full.
@@ -83,6 +89,7 @@ impl Counters {
             + self.dropped_feed
             + self.dropped_device
             + self.dropped_rate
+            + self.dropped_model
     }
 
     /// Packets in no flow, whatever the reason.

@@ -51,9 +51,16 @@ impl DeviceKey {
         if mac[0] & 1 != 0 || headless { None } else { Some(Self::new(mac, point.ifindex())) }
     }
 
+    /// The key of a hardware address and an interface as [`Self::words`] gives them.
+    #[inline(always)]
+    pub const fn from_words(mac: u64, ifindex: u32) -> Self {
+        let [a, b, c, d, e, f, ..] = mac.to_ne_bytes();
+        Self::new([a, b, c, d, e, f], ifindex)
+    }
+
     /// Key in one word and a half: compared as bytes, it would call `memcmp`, which the verifier refuses.
     #[inline(always)]
-    const fn words(self) -> (u64, u32) {
+    pub const fn words(self) -> (u64, u32) {
         let [a, b, c, d, e, f] = self.mac;
         (u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]), self.ifindex)
     }

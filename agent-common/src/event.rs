@@ -43,6 +43,8 @@ pub enum FlowCause {
     Closed = 3,
     /// Busy for longer than the active timeout.
     ActiveTimeout = 4,
+    /// The kernel's forest found the flow so unlike its device that the kernel cuts it.
+    Cut = 5,
 }
 
 impl FlowCause {
@@ -53,6 +55,7 @@ impl FlowCause {
             2 => Self::Checkpoint,
             3 => Self::Closed,
             4 => Self::ActiveTimeout,
+            5 => Self::Cut,
             _ => return None,
         })
     }

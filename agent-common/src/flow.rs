@@ -204,6 +204,12 @@ pub struct FlowRecord {
     pub icmp_code: u8,
     /// Fragments seen, in both directions.
     pub fragments: u32,
+    /// Summed path length at the last checkpoint, see [`crate::forest`]; 0 when no forest judged the flow.
+    pub score: u32,
+    /// [`crate::forest::DeviceModel::generation`] of the forest that gave `score`.
+    pub model_generation: u32,
+    /// The kernel drops the flow until then, kernel clock; 0 when its score never asked for it.
+    pub cut_until_ns: u64,
 }
 
 /// What one packet did to its flow, as far as anyone else must know.

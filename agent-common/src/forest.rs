@@ -38,6 +38,20 @@ pub struct Tree {
     pub leaves: [u16; NODES],
 }
 
+/// Which forest judges the flows that a device begins, and what its scores mean. A device without one is not judged.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct DeviceModel {
+    /// Place of the forest's first tree in the table of trees; a multiple of [`TREES`].
+    pub first_tree: u32,
+    /// Tells this forest from the device's earlier ones.
+    pub generation: u32,
+    /// Flows that score below this are cut; 0 cuts none.
+    pub cut_below: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
 const _: () = assert!(size_of::<Tree>() == 2_560 && TREES.is_multiple_of(4) && FEATURES.is_power_of_two());
 
 /// Keeps a comparison's difference opaque, so that LLVM does not turn the walk into branches that explode in the verifier.

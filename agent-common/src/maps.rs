@@ -4,7 +4,9 @@ use crate::{
     counter::Counters,
     device::{DeviceKey, DeviceRecord},
     event::{FlowEvent, SampleEvent},
+    feature::FEATURE_VERSION,
     flow::{FlowKey, FlowRecord},
+    forest::{DeviceModel, TREES, Tree},
     verdict::{Binding, Config, FeedEntry, Verdict},
 };
 
@@ -32,6 +34,10 @@ pub const VERDICT_DEVICE: &str = "VERDICT_DEVICE";
 pub const FEED_V4: &str = "FEED_V4";
 /// IPv6 address → [`FeedEntry`].
 pub const FEED_V6: &str = "FEED_V6";
+/// Trees of all forests, [`TREES`] in a row each.
+pub const FORESTS: &str = "FORESTS";
+/// [`DeviceKey`] → [`DeviceModel`].
+pub const MODELS: &str = "MODELS";
 /// Ring buffer of events.
 pub const EVENTS: &str = "EVENTS";
 /// IPv4 address → [`Binding`].
@@ -63,6 +69,10 @@ pub const ALLOW_CAPACITY: u32 = 1_024;
 pub const VERDICT_DEVICE_CAPACITY: u32 = 4_096;
 /// Bulk list addresses, of each family.
 pub const FEED_CAPACITY: u32 = 262_144;
+/// Forests the kernel holds by default, a quarter of a MiB each.
+pub const FOREST_CAPACITY: u32 = 32;
+/// Devices whose flows the kernel may judge.
+pub const MODEL_CAPACITY: u32 = 4_096;
 /// Bytes of the ring buffer by default.
 pub const EVENT_BYTES: u32 = 4 << 20;
 /// Bindings remembered.
@@ -75,6 +85,7 @@ const LAYOUT_VERSION: u64 = 2;
 pub const LAYOUT_HASH: u64 = {
     let sizes = [
         LAYOUT_VERSION,
+        FEATURE_VERSION as u64,
         size_of::<Config>() as u64,
         size_of::<Counters>() as u64,
         size_of::<FlowKey>() as u64,
@@ -85,6 +96,8 @@ pub const LAYOUT_HASH: u64 = {
         size_of::<FeedEntry>() as u64,
         size_of::<Binding>() as u64,
         size_of::<FlowEvent>() as u64,
+        size_of::<DeviceModel>() as u64,
+        (size_of::<Tree>() * TREES) as u64,
         size_of::<SampleEvent>() as u64,
     ];
     // FNV-1a, 64 bits.

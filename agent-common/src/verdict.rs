@@ -288,8 +288,8 @@ pub struct Config {
     pub sample_limit: u32,
     /// Which slot of the bulk lists is in force (0 or 1).
     pub feed_slot: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// How long a flow stays cut, in milliseconds.
+    pub cut_ms: u32,
 }
 
 #[cfg(test)]

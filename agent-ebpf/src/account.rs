@@ -8,49 +8,74 @@ use tidegate_common::{
     event::{FlowCause, SampleCause},
     flow::{FlowKey, FlowRecord, Milestone, Sender},
     parse::{Network, Unparsed, proto},
-    verdict::{Binding, Claim},
+    verdict::{Binding, Claim, Mode},
 };
 
 use crate::{
-    devices, emit,
+    devices, emit, enforce,
     gate::{HookFrame, Passage},
     maps::{self, Workspace},
+    score::{self, Judged},
 };
 
+/// Counts the frame; whether it may go on, which only the flow's own score can prevent here.
 #[inline(always)]
 pub(crate) fn account<F: HookFrame>(
     passage: &Passage<'_>,
     frame: &F,
     counters: &mut Counters,
     workspace: &mut Workspace,
-) {
+) -> bool {
     let packet = passage.packet;
     let packets = u64::from(packet.segments);
-    let device = device(passage, counters);
     if let Some(reason) = packet.unparsed {
         if let Some(counter) = counters.unparsed.get_mut(reason as usize) {
             *counter += packets;
         }
-        if let Some(window) = device {
+        if let Some(window) = device(passage, counters) {
             if reason as u8 == Unparsed::Arp as u8 {
                 arp(passage, frame, counters, workspace, window);
             } else {
                 window.unparsed += 1;
             }
         }
-        return;
+        return true;
     }
 
     let (key, sender) = FlowKey::of(packet);
-    let Some(record) = maps::FLOWS.get_ptr_mut(&key) else {
-        begin(passage, &key, sender, counters, workspace, device);
+    let mut begins = false;
+    let mut found = maps::FLOWS.get_ptr_mut(&key);
+    if found.is_none() && may_begin(passage, counters, workspace) {
+        begins = begin(passage, &key, sender, counters, workspace);
+        found = maps::FLOWS.get_ptr_mut(&key);
+        counters.flow_table_full += u64::from(found.is_none());
+    }
+    let Some(record) = found else {
+        fold(passage, counters);
         sample(passage, frame, counters, workspace);
-        return;
+        return true;
     };
     // SAFETY: the entry stays readable until the program ends; counters that must be exact are updated atomically.
     let record = unsafe { &mut *record };
-    observe(passage, &key, sender, record, counters, device);
+    if record.cut_until_ns > passage.now_ns && !enforce::spares(passage) {
+        if passage.config.mode == Mode::Enforce as u32 {
+            counters.dropped_model += packets;
+            return false;
+        }
+        counters.would_drop += packets;
+    }
+    let passes =
+        observe(passage, Flow { key: &key, sender, record, begins }, counters, &mut workspace.judged);
     sample(passage, frame, counters, workspace);
+    passes
+}
+
+/// A flow in the table, and what the present packet is to it.
+struct Flow<'a> {
+    key: &'a FlowKey,
+    sender: Sender,
+    record: &'a mut FlowRecord,
+    begins: bool,
 }
 
 /// Counts the frame in the aggregate of the device behind this port, and lends its current window.
@@ -67,6 +92,21 @@ fn device(passage: &Passage<'_>, counters: &mut Counters) -> Option<&'static mut
     }
 }
 
+/// Whether the flood guard lets one more flow begin.
+#[inline(always)]
+fn may_begin(passage: &Passage<'_>, counters: &mut Counters, workspace: &mut Workspace) -> bool {
+    let limit = passage.config.new_flow_limit;
+    if limit == 0 || workspace.new_flows.take(limit, passage.now_ns) {
+        return true;
+    }
+    counters.flood_guarded += 1;
+    if workspace.new_flows.just_exceeded(limit) {
+        info!(passage, "flood guard: more than {} new flows in a second on one cpu", limit);
+    }
+    false
+}
+
+/// Puts an empty record for a new flow into the table; whether it did. Another CPU may be first.
 #[inline(always)]
 fn begin(
     passage: &Passage<'_>,
@@ -74,69 +114,50 @@ fn begin(
     sender: Sender,
     counters: &mut Counters,
     workspace: &mut Workspace,
-    device: Option<&mut DeviceWindow>,
-) {
-    let limit = passage.config.new_flow_limit;
-    if limit != 0 && !workspace.new_flows.take(limit, passage.now_ns) {
-        counters.flood_guarded += 1;
-        if workspace.new_flows.just_exceeded(limit) {
-            info!(passage, "flood guard: more than {} new flows in a second on one cpu", limit);
-        }
-        fold(passage, counters, device);
-        return;
-    }
+) -> bool {
     workspace.record = FlowRecord::default();
     workspace.record.begin(passage.packet, sender, passage.now_ns);
-    workspace.record.observe(passage.packet, sender, passage.point, passage.now_ns);
-    if maps::FLOWS.insert(key, &workspace.record, u64::from(BPF_NOEXIST)).is_err() {
-        // Another CPU may have begun the same flow just now; otherwise the table is full.
-        match maps::FLOWS.get_ptr_mut(key) {
-            // SAFETY: as in `account`.
-            Some(record) => observe(passage, key, sender, unsafe { &mut *record }, counters, device),
-            None => {
-                counters.flow_table_full += 1;
-                fold(passage, counters, device);
-            }
-        }
-        return;
-    }
-    counters.flows += 1;
-    counters.in_flow += u64::from(passage.packet.segments);
-    counters.fragments += u64::from(passage.packet.fragment as u8 != 0);
-    if let Some(window) = device {
-        window.begun(passage.packet, passage.point, key, sender, &workspace.record);
-    }
-    emit::flow(key, &workspace.record, FlowCause::Start, passage.now_ns, counters);
+    let added = maps::FLOWS.insert(key, &workspace.record, u64::from(BPF_NOEXIST)).is_ok();
+    counters.flows += u64::from(added);
+    added
 }
 
+/// Counts the frame in its flow and judges the flow when that is due; whether the frame may go on.
 #[inline(always)]
-fn observe(
-    passage: &Passage<'_>,
-    key: &FlowKey,
-    sender: Sender,
-    record: &mut FlowRecord,
-    counters: &mut Counters,
-    device: Option<&mut DeviceWindow>,
-) {
+fn observe(passage: &Passage<'_>, flow: Flow<'_>, counters: &mut Counters, judged: &mut Judged) -> bool {
+    let Flow { key, sender, record, begins } = flow;
     let packets = u64::from(passage.packet.segments);
+    let device = device(passage, counters);
     let Some(milestone) = record.observe(passage.packet, sender, passage.point, passage.now_ns) else {
         counters.repeated += packets;
-        return;
+        return true;
     };
     counters.in_flow += packets;
     counters.fragments += u64::from(passage.packet.fragment as u8 != 0);
-    if milestone.reset {
-        if let Some(window) = device {
+    if let Some(window) = device {
+        if begins {
+            window.begun(passage.packet, passage.point, key, sender, record);
+        }
+        if milestone.reset {
             window.reset(passage.point);
         }
     }
     if milestone.answered {
         credit_answer(passage, record);
     }
-    if let Some(cause) = cause(passage, record, milestone) {
+    let cut = milestone.checkpoint && score::cuts(passage, key, record, judged, counters);
+    let cause = if cut {
+        Some(FlowCause::Cut)
+    } else if begins {
+        Some(FlowCause::Start)
+    } else {
+        cause(passage, record, milestone)
+    };
+    if let Some(cause) = cause {
         record.reported_ns = passage.now_ns;
         emit::flow(key, record, cause, passage.now_ns, counters);
     }
+    !cut || passage.config.mode != Mode::Enforce as u32
 }
 
 #[inline(always)]
@@ -163,9 +184,9 @@ fn credit_answer(passage: &Passage<'_>, record: &FlowRecord) {
 
 /// A packet whose flow found no room stays visible in its device's window.
 #[inline(always)]
-fn fold(passage: &Passage<'_>, counters: &mut Counters, device: Option<&mut DeviceWindow>) {
+fn fold(passage: &Passage<'_>, counters: &mut Counters) {
     counters.folded += u64::from(passage.packet.segments);
-    if let Some(window) = device {
+    if let Some(window) = device(passage, counters) {
         window.folded(passage.packet, passage.point);
     }
 }

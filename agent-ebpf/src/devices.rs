@@ -24,34 +24,31 @@ fn place(index: u32) -> Option<&'static mut DeviceRecord> {
 /// The record of a device, a new one if need be; `None` when all places of its set belong to devices heard lately.
 #[inline(always)]
 pub(crate) fn record(key: DeviceKey, now_ns: u64) -> Option<&'static mut DeviceRecord> {
-    let first = key.set(DEVICE_SETS.load()) * DEVICE_WAYS;
-    let record = place(first)?;
-    if record.key.is(key) {
-        return Some(record);
+    let first = place(key.set(DEVICE_SETS.load()) * DEVICE_WAYS)?;
+    if first.key.is(key) {
+        return Some(first);
     }
-    let found = place(choose(&key, first, now_ns))?;
-    if found.key.is(key) {
-        return Some(found);
-    }
-    if !found.key.is_vacant() {
-        if now_ns.saturating_sub(found.last_ns) < DEVICE_AGE_NS {
-            return None;
-        }
-        *found = DeviceRecord::zeroed();
-    }
-    found.key = key;
-    Some(found)
+    let (mac, ifindex) = key.words();
+    place(device_place(mac, ifindex, now_ns))
 }
 
-/// The device's place in the set that begins at `first`: its own, else a vacant one, else that of the device heard longest
-/// ago. Apart from the rest, because a program has little stack.
+/// Where the record of a device is, made its own if need be; `u32::MAX` when it has no place.
+///
+/// A global function of numbers alone: the verifier follows it once, whatever leads to it and however often.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn choose(key: &DeviceKey, first: u32, now_ns: u64) -> u32 {
+pub extern "C" fn device_place(mac: u64, ifindex: u32, now_ns: u64) -> u32 {
+    let key = DeviceKey::from_words(mac, ifindex);
+    let first = key.set(DEVICE_SETS.load()) * DEVICE_WAYS;
     let (mut oldest, mut oldest_ns) = (first, now_ns);
     let mut way = 0;
     while way < DEVICE_WAYS {
-        let Some(record) = place(first + way) else { break };
-        if record.key.is(*key) || record.key.is_vacant() {
+        let Some(record) = place(first + way) else { return u32::MAX };
+        if record.key.is(key) {
+            return first + way;
+        }
+        if record.key.is_vacant() {
+            record.key = key;
             return first + way;
         }
         if record.last_ns < oldest_ns {
@@ -59,5 +56,11 @@ fn choose(key: &DeviceKey, first: u32, now_ns: u64) -> u32 {
         }
         way += 1;
     }
+    if now_ns.saturating_sub(oldest_ns) < DEVICE_AGE_NS {
+        return u32::MAX;
+    }
+    let Some(record) = place(oldest) else { return u32::MAX };
+    *record = DeviceRecord::zeroed();
+    record.key = key;
     oldest
 }

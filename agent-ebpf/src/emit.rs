@@ -30,13 +30,14 @@ pub(crate) fn flow(
         counters.events_lost += 1;
         return;
     };
-    slot.write(FlowEvent {
-        header: header::<FlowEvent>(EventKind::Flow, now_ns),
-        key: *key,
-        record: *record,
-        cause: cause as u8,
-        reserved: [0; 7],
-    });
+    // Field by field: put together first, the event would take most of the stack.
+    // SAFETY: every field is written below.
+    let event = unsafe { slot.assume_init_mut() };
+    event.header = header::<FlowEvent>(EventKind::Flow, now_ns);
+    event.key = *key;
+    event.record = *record;
+    event.cause = cause as u8;
+    event.reserved = [0; 7];
     slot.submit(0);
 }
 

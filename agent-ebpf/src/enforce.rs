@@ -44,6 +44,19 @@ pub(crate) fn refuses(passage: &Passage<'_>, counters: &mut Counters) -> bool {
     true
 }
 
+/// Whether a never-block entry covers either end or the device: what is found out about the flow may not harm it.
+#[inline(always)]
+pub(crate) fn spares(passage: &Passage<'_>) -> bool {
+    let Passage { packet, config, now_ns, .. } = passage;
+    let tables = config.present;
+    let protects =
+        |entry: Option<&'static mut Verdict>| entry.is_some_and(|entry| entry.is(Action::NeverBlock));
+    protects(exact(packet, packet.src, tables, *now_ns))
+        || protects(exact(packet, packet.dst, tables, *now_ns))
+        || tables & present::ALLOWED != 0 && (allowed(packet.src, *now_ns) || allowed(packet.dst, *now_ns))
+        || tables & present::DEVICE != 0 && protects(device_entry(passage))
+}
+
 #[inline(always)]
 fn judge(passage: &Passage<'_>, counters: &mut Counters) -> Option<Refusal> {
     let Passage { packet, config, now_ns, .. } = passage;
@@ -204,19 +217,23 @@ enum Isolation {
     Refused(Refusal),
 }
 
-/// What the entry of the device behind this port says: the sender on the way in, the receiver on the way out.
+/// The live entry of the device behind this port: the sender on the way in, the receiver on the way out.
 #[inline(always)]
-fn isolation(passage: &Passage<'_>, remote_roles: u16) -> Isolation {
+fn device_entry(passage: &Passage<'_>) -> Option<&'static mut Verdict> {
     let packet = passage.packet;
     let mac = if passage.point.is_ingress() { packet.src_mac } else { packet.dst_mac };
-    let Some(entry) = maps::VERDICT_DEVICE.get_ptr_mut(MacKey::new(mac)) else {
-        return Isolation::None;
-    };
+    let entry = maps::VERDICT_DEVICE.get_ptr_mut(MacKey::new(mac))?;
     // SAFETY: as for `exact`.
     let entry = unsafe { &mut *entry };
-    if !entry.is_live(passage.now_ns) {
+    if entry.is_live(passage.now_ns) { Some(entry) } else { None }
+}
+
+/// What the entry of the device behind this port says.
+#[inline(always)]
+fn isolation(passage: &Passage<'_>, remote_roles: u16) -> Isolation {
+    let Some(entry) = device_entry(passage) else {
         return Isolation::None;
-    }
+    };
     if entry.is(Action::NeverBlock) {
         return Isolation::Spared;
     }

@@ -48,8 +48,7 @@ pub(crate) fn pass<F: HookFrame>(frame: &F, point: ObservationPoint) -> bool {
     if config.mode != Mode::Bypass as u32 && config.present != 0 && enforce::refuses(&passage, counters) {
         return false;
     }
-    account::account(&passage, frame, counters, workspace);
-    true
+    account::account(&passage, frame, counters, workspace)
 }
 
 /// A super-packet is counted as the packets it will be cut into, each with its own headers.

@@ -21,6 +21,7 @@ mod enforce;
 mod gate;
 mod maps;
 mod packet;
+mod score;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},

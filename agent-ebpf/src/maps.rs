@@ -7,16 +7,20 @@ use aya_ebpf::{
 };
 use tidegate_common::{
     counter::Counters,
+    device::DeviceKey,
     event::FlowEvent,
     flow::{FlowKey, FlowRecord},
+    forest::{DeviceModel, TREES, Tree},
     maps::{
         ALLOW_CAPACITY, BINDING_CAPACITY, EVENT_BYTES, FEED_CAPACITY, FILTER_WORDS, FLOW_CAPACITY,
-        PREFIX_CAPACITY, VERDICT_CAPACITY, VERDICT_DEVICE_CAPACITY,
+        FOREST_CAPACITY, MODEL_CAPACITY, PREFIX_CAPACITY, VERDICT_CAPACITY, VERDICT_DEVICE_CAPACITY,
     },
     parse::Packet,
     pod::{Addr, MacKey},
     verdict::{Binding, Config, FeedEntry, Verdict, filter_bit},
 };
+
+use crate::score::Judged;
 
 /// Entries that user space alone inserts need no memory before they exist.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -47,6 +51,10 @@ pub(crate) static FEED_V4: HashMap<u32, FeedEntry, { FEED_CAPACITY as usize }, O
 #[btf_map(name = "FEED_V6")]
 pub(crate) static FEED_V6: HashMap<[u64; 2], FeedEntry, { FEED_CAPACITY as usize }, ON_DEMAND> =
     HashMap::new();
+#[btf_map(name = "FORESTS")]
+static FORESTS: Array<Tree, { FOREST_CAPACITY as usize * TREES }> = Array::new();
+#[btf_map(name = "MODELS")]
+static MODELS: HashMap<DeviceKey, DeviceModel, { MODEL_CAPACITY as usize }, ON_DEMAND> = HashMap::new();
 #[btf_map(name = "EVENTS")]
 pub(crate) static EVENTS: RingBuf<FlowEvent, { EVENT_BYTES as usize }> = RingBuf::new();
 #[btf_map(name = "BINDINGS")]
@@ -67,6 +75,7 @@ pub(crate) struct Scratch {
 #[repr(C)]
 pub(crate) struct Workspace {
     pub(crate) record: FlowRecord,
+    pub(crate) judged: Judged,
     pub(crate) new_flows: Quota,
     pub(crate) samples: Quota,
 }
@@ -108,6 +117,17 @@ pub(crate) fn config() -> Option<&'static Config> {
 pub(crate) fn may_have_verdict(address: Addr) -> bool {
     let (word, bit) = filter_bit(address);
     VERDICT_FILTER.get(word).is_none_or(|bits| *bits & bit != 0)
+}
+
+#[inline(always)]
+pub(crate) fn model(device: &DeviceKey) -> Option<&'static DeviceModel> {
+    // SAFETY: the agent replaces entries whole, and an old one stays readable until the program ends.
+    unsafe { MODELS.get(device) }
+}
+
+#[inline(always)]
+pub(crate) fn tree(index: u32) -> Option<&'static Tree> {
+    FORESTS.get(index)
 }
 
 #[inline(always)]

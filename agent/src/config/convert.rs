@@ -17,6 +17,7 @@ impl Config {
             pin_path: Some(self.gateway.pin_path.clone()),
             max_flows: self.kernel.max_flows,
             max_devices: self.kernel.max_devices,
+            max_forests: self.kernel.max_forests,
             ring_bytes: self.kernel.ring_bytes,
             replay: false,
         }
@@ -30,6 +31,8 @@ impl Config {
             active_timeout_ns: self.kernel.active_timeout.as_ns(),
             new_flow_limit: self.kernel.new_flow_limit,
             sample_limit: self.kernel.sample_limit,
+            // Validation bounds the period to ten minutes.
+            cut_ms: (self.response.cut_ttl.as_ns() / 1_000_000) as u32,
             ..verdict::Config::default()
         }
     }

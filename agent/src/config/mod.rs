@@ -192,6 +192,7 @@ impl Config {
             ("gateway.tc", was.tc != is.tc),
             ("kernel.max_flows", self.kernel.max_flows != next.kernel.max_flows),
             ("kernel.max_devices", self.kernel.max_devices != next.kernel.max_devices),
+            ("kernel.max_forests", self.kernel.max_forests != next.kernel.max_forests),
             ("kernel.ring_bytes", self.kernel.ring_bytes != next.kernel.ring_bytes),
             ("learning.window", self.learning.window != next.learning.window),
             ("log", self.log != next.log),

@@ -52,6 +52,9 @@ section! {
         max_flows: u32 = 65_536,
         /// Devices measured at the same time, 16 to 65,536.
         max_devices: u32 = 2_048,
+        /// Devices whose flows the kernel itself scores at checkpoints, 1 to 4,096. Each takes a quarter of a MiB; the agent alone
+        /// judges further ones.
+        max_forests: u32 = 32,
         /// Bytes of the ring buffer between the kernel and the agent: a power of two from 65,536 to 268,435,456.
         ring_bytes: u32 = 4_194_304,
         /// How long a busy flow may go unreported, 1s to 1h.
@@ -99,6 +102,11 @@ section! {
         /// Chance in normal traffic of a model's collected evidence, below which a device with a baseline is isolated without
         /// any rule; 0 to 1.
         model_p: f64 = 1e-12,
+        /// Chance in normal traffic of a single flow's score, below which the kernel cuts the flow within the very packet that
+        /// showed it; 0 cuts none, 0.1 at the most. It takes as many held-out normal flows of the device as one over this number.
+        cut_p: f64 = 0.0,
+        /// How long such a flow stays cut, 1s to 10m.
+        cut_ttl: Period = Period::seconds(30),
         /// Answers to single techniques, by MITRE ATT&CK id: `observe`, `rate-limit`, `block`, `cloud-only`, `dhcp-dns-only`,
         /// `full`. Example: `techniques = { T1046 = "observe", T1498 = "rate-limit" }`
         techniques: BTreeMap<String, decide::Response> = BTreeMap::new(),

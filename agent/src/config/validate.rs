@@ -102,6 +102,7 @@ fn kernel(check: &mut Check, config: &Config) {
     let kernel = &config.kernel;
     check.range("kernel.max_flows", kernel.max_flows, 1_024..=4_194_304);
     check.range("kernel.max_devices", kernel.max_devices, 16..=65_536);
+    check.range("kernel.max_forests", kernel.max_forests, 1..=4_096);
     check.range("kernel.ring_bytes", kernel.ring_bytes, 65_536..=268_435_456);
     if !kernel.ring_bytes.is_power_of_two() {
         let near = kernel.ring_bytes.checked_next_power_of_two().unwrap_or(268_435_456);
@@ -146,6 +147,8 @@ fn response(check: &mut Check, config: &Config) {
     check.range("response.min_confidence", response.min_confidence, 0.0..=1.0);
     check.range("response.full_confidence", response.full_confidence, 0.0..=1.0);
     check.range("response.model_p", response.model_p, 0.0..=1.0);
+    check.range("response.cut_p", response.cut_p, 0.0..=0.1);
+    check.range("response.cut_ttl", response.cut_ttl, Period::seconds(1)..=Period::minutes(10));
     for id in response.techniques.keys().filter(|id| !is_technique(id)) {
         check.refuse(
             "response.techniques",

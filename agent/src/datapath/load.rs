@@ -14,6 +14,7 @@ use aya::{
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tidegate_common::{
     device::{DEVICE_WAYS, device_sets},
+    forest::TREES,
     maps,
 };
 
@@ -26,7 +27,7 @@ pub(super) const INGRESS: &str = "ingress";
 pub(super) const EGRESS: &str = "egress";
 
 /// Tables that outlive the agent. Scratch memory, the replay clock and the log ring do not.
-const PINNED: [&str; 15] = [
+const PINNED: [&str; 17] = [
     maps::CONFIG,
     maps::COUNTERS,
     maps::FLOWS,
@@ -39,6 +40,8 @@ const PINNED: [&str; 15] = [
     maps::VERDICT_DEVICE,
     maps::FEED_V4,
     maps::FEED_V6,
+    maps::FORESTS,
+    maps::MODELS,
     maps::EVENTS,
     maps::BINDINGS,
     "SCRATCH",
@@ -53,6 +56,8 @@ pub struct LoadOptions {
     pub max_flows: u32,
     /// Devices the table holds.
     pub max_devices: u32,
+    /// Forests the kernel judges flows with.
+    pub max_forests: u32,
     /// Bytes of the event ring, a power of two and a multiple of the page size.
     pub ring_bytes: u32,
     /// Take time from the replay clock instead of the kernel's.
@@ -65,6 +70,7 @@ impl Default for LoadOptions {
             pin_path: None,
             max_flows: maps::FLOW_CAPACITY,
             max_devices: maps::DEVICE_CAPACITY,
+            max_forests: maps::FOREST_CAPACITY,
             ring_bytes: maps::EVENT_BYTES,
             replay: false,
         }
@@ -102,6 +108,7 @@ impl Datapath {
             .override_global(maps::DEVICE_SETS, &device_sets, true)
             .map_max_entries(maps::FLOWS, options.max_flows)
             .map_max_entries(maps::DEVICES, device_sets * DEVICE_WAYS)
+            .map_max_entries(maps::FORESTS, options.max_forests * TREES as u32)
             .map_max_entries(maps::EVENTS, options.ring_bytes);
         if let Some(pins) = &pins {
             for name in PINNED {

@@ -312,7 +312,7 @@ impl Watch {
         let (registry, devices) = (&mut self.registry, &mut self.devices);
         for report in self.schedule.step(self.now_ns, &self.protected, registry, devices, &self.config) {
             let found = if let Some(cause) = report.cause {
-                self.observe(report.key, report.record, cause)
+                self.observe(report.key, &report.record, cause)
             } else {
                 let ends = judge::ends(&self.registry, &report.key, &report.record);
                 self.learner.observe_swept(&report.key, &report.record, ends, self.now_ns)
@@ -322,11 +322,11 @@ impl Watch {
         Ok(true)
     }
 
-    fn observe(&mut self, key: FlowKey, record: FlowRecord, cause: FlowCause) -> Vec<Finding> {
+    fn observe(&mut self, key: FlowKey, record: &FlowRecord, cause: FlowCause) -> Vec<Finding> {
         let header = EventHeader { time_ns: self.now_ns, ..EventHeader::default() };
-        let event = FlowEvent { header, key, record, cause: cause as u8, reserved: [0; 7] };
-        self.registry.observe_flow(&key, &record, self.now_ns);
-        let ends = judge::ends(&self.registry, &key, &record);
+        let event = FlowEvent { header, key, record: *record, cause: cause as u8, reserved: [0; 7] };
+        self.registry.observe_flow(&key, record, self.now_ns);
+        let ends = judge::ends(&self.registry, &key, record);
         self.learner.observe_flow(&event, ends)
     }
 
