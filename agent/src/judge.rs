@@ -13,8 +13,8 @@ use crate::{
     config::values::GatewayMode,
     decide::{self, Baseline, Context, Decision, ResponseConfig},
     enforce::{Author, EnforceError, Enforcer, Now, Order, Refusal, Report, Target, VerdictTable},
-    identity::{Mac, Registry},
-    learn::{Finding, FlowEnds, Learner, Phase, Subject, address},
+    identity::{IdentityEvent, Mac, Registry},
+    learn::{ArpClaim, Finding, FlowEnds, Learner, Phase, Subject, address},
     store::{IdSource, Incident},
 };
 
@@ -167,6 +167,18 @@ pub fn close_quiet<S: BuildHasher>(incidents: &mut HashMap<String, Incident, S>,
         incident.open = false;
     }
     closed
+}
+
+/// The claim behind a conflict over an address.
+pub fn arp_claim(event: &IdentityEvent) -> Option<ArpClaim> {
+    let IdentityEvent::Conflict { ip, old, new, contest } = *event else { return None };
+    Some(ArpClaim {
+        claimant: new,
+        address: ip,
+        holder: old.map_or(Mac::default(), |old| Mac(old.mac)),
+        of_gateway: old.is_none(),
+        contest,
+    })
 }
 
 /// Other names of the same host: a device's addresses, or the device that has an address.

@@ -12,9 +12,11 @@ use super::{
 use crate::{
     config::Config,
     replay::{
-        detect::{Counts, Detected, FoundBlock, FoundIncident, Protected, Watch},
+        ReplayError,
+        capture::{self, CaptureError, LINK_ETHERNET},
+        detect::{Counts, Detected, FoundBlock, FoundIncident, Protected, Watch, WatchError},
         flowlog::Entry,
-        input::{self, LogFile, Opened},
+        input::{self, CaptureFile, LogFile, Opened},
     },
 };
 
@@ -49,8 +51,8 @@ pub(super) fn run(settings: &Settings<'_>, output: Output) -> Result<(), CliErro
     };
     let every: Vec<PathBuf> = settings.learn.iter().chain(settings.files).cloned().collect();
     let progress = input::progress_of(&every);
-    let open = |files: &[PathBuf]| -> Result<Vec<LogFile>, CliError> {
-        files.iter().map(|file| log_of(input::open(file, &progress)?)).collect()
+    let open = |files: &[PathBuf]| -> Result<Vec<Opened>, ReplayError> {
+        files.iter().map(|file| input::open(file, &progress)).collect()
     };
     // Every file is opened before any is watched: a refused one is refused at once.
     let (learn, files) = (open(settings.learn)?, open(settings.files)?);
@@ -61,12 +63,12 @@ pub(super) fn run(settings: &Settings<'_>, output: Output) -> Result<(), CliErro
     if !learn.is_empty() {
         watch.begin_learning();
         for file in learn {
-            watch_log(&mut watch, file, &mut found, &mut Counts::default())?;
+            watch_file(&mut watch, file, &mut found, &mut Counts::default())?;
         }
         watch.finish_learning()?;
     }
     for file in files {
-        watch_log(&mut watch, file, &mut found, &mut counts)?;
+        watch_file(&mut watch, file, &mut found, &mut counts)?;
     }
     watch.finish()?;
     found.gather(&mut watch);
@@ -81,10 +83,54 @@ pub(super) fn run(settings: &Settings<'_>, output: Output) -> Result<(), CliErro
     show(&found, counts, output)
 }
 
-fn log_of(opened: Opened) -> Result<LogFile, CliError> {
-    match opened {
-        Opened::Log(log) => Ok(*log),
-        Opened::Capture(file) => Err(CliError::failure(format!("{} is a capture", file.path.display()))),
+fn watch_file(
+    watch: &mut Watch,
+    file: Opened,
+    found: &mut Detected,
+    counts: &mut Counts,
+) -> Result<(), CliError> {
+    match file {
+        Opened::Log(log) => watch_log(watch, *log, found, counts),
+        Opened::Capture(capture) => watch_capture(watch, capture, found, counts),
+    }
+}
+
+/// Why a capture could not be watched.
+enum Stopped {
+    Capture(CaptureError),
+    Watch(WatchError),
+}
+
+impl From<CaptureError> for Stopped {
+    fn from(error: CaptureError) -> Self {
+        Self::Capture(error)
+    }
+}
+
+fn watch_capture(
+    watch: &mut Watch,
+    file: CaptureFile,
+    found: &mut Detected,
+    counts: &mut Counts,
+) -> Result<(), CliError> {
+    let CaptureFile { path, input } = file;
+    let mut begun = false;
+    let read = capture::read(input, |captured| {
+        counts.packets += 1;
+        if captured.link != LINK_ETHERNET {
+            return Ok(());
+        }
+        if !std::mem::replace(&mut begun, true) {
+            watch.begin_file(captured.time_ns).map_err(Stopped::Watch)?;
+        }
+        watch.frame(captured.time_ns, captured.frame).map_err(Stopped::Watch)?;
+        found.gather(watch);
+        Ok(())
+    });
+    match read {
+        Ok(_) => Ok(()),
+        Err(Stopped::Capture(cause)) => Err(ReplayError::Capture { path, cause }.into()),
+        Err(Stopped::Watch(error)) => Err(error.into()),
     }
 }
 

@@ -39,6 +39,27 @@ struct Mark {
     test: bool,
 }
 
+/// Flows of one window as the flow model sees them.
+#[derive(Clone, Copy, Debug)]
+struct FlowEvidence {
+    flows: u64,
+    least_p: f64,
+    most_score: f64,
+}
+
+impl Default for FlowEvidence {
+    fn default() -> Self {
+        Self { flows: 0, least_p: 1.0, most_score: 0.0 }
+    }
+}
+
+impl FlowEvidence {
+    /// As a logarithm; the rarest of many flows is less rare (Bonferroni).
+    fn weight(&self) -> f64 {
+        self.most_score - (self.least_p * self.flows as f64).min(1.0).log10()
+    }
+}
+
 /// What a gateway watched and came to.
 struct Watched {
     watch: Watch,
@@ -201,6 +222,7 @@ impl Set<'_> {
         let window_ns = self.config.learning.window.as_ns();
         let marks = self.marks(watch, window_ns, attacks);
         let evidence = evidence(watch, judged, window_ns);
+        let flows = self.flow_evidence(watch, window_ns, attacks);
         let (mut of_model, mut of_all) = (Vec::new(), Vec::new());
         for ended in windows {
             let name = (ended.device, ended.window.epoch);
@@ -222,9 +244,31 @@ impl Set<'_> {
             // Independent evidence adds up as logarithms do; the score itself orders what is equally rare.
             let model = ended.opinion.map_or(0.0, |opinion| opinion.score - opinion.p_value.log10());
             let findings = evidence.get(&name).map_or(0.0, |p_value| -p_value.max(1e-30).log10());
-            of_all.push(sample(model + findings));
+            let flows = flows.get(&name).map_or(0.0, FlowEvidence::weight);
+            of_all.push(sample(model + flows + findings));
         }
         (of_model, of_all)
+    }
+
+    /// What the flow model thought of the flows that ended in each window.
+    fn flow_evidence(
+        &self,
+        watch: &Watch,
+        window_ns: u64,
+        attacks: bool,
+    ) -> HashMap<(DeviceKey, u64), FlowEvidence> {
+        let mut evidence: HashMap<(DeviceKey, u64), FlowEvidence> = HashMap::new();
+        let watched = |part| matches!(part, Part::Calibrate | Part::Test) || attacks && part == Part::Attack;
+        for row in self.split.rows.iter().filter(|row| watched(row.part)) {
+            let vector = flow_features(&row.flow.key(), &row.flow.record());
+            let Some(opinion) = watch.learner().opinion_of_flow(row.device, &vector) else { continue };
+            let epoch = watch.clock_of(row.flow.last_ns) / window_ns;
+            let known = evidence.entry((row.device, epoch)).or_default();
+            known.flows += 1;
+            known.least_p = known.least_p.min(opinion.p_value);
+            known.most_score = known.most_score.max(opinion.score);
+        }
+        evidence
     }
 
     /// What the labels say about windows: those with packets of attacks, or those of benign traffic alone.

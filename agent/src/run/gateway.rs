@@ -25,7 +25,7 @@ use crate::{
     enforce::{Enforcer, Now, Reachability, State, Target},
     identity::{IdentityEvent, Mac, Registry},
     judge,
-    learn::{ArpClaim, FlowEnds, Learner},
+    learn::{FlowEnds, Learner},
     store::{IdSource, Incident, Store, StoreError, eve::EveLog},
 };
 
@@ -114,6 +114,10 @@ impl Gateway {
             let mac = Mac(device.mac);
             gateway.registry.name(device).map_or_else(|| mac.to_string(), |name| format!("{name} ({mac})"))
         };
+        if let Some(claim) = judge::arp_claim(&event) {
+            let findings = self.learner.observe_arp_claim(&claim, now.kernel_ns);
+            self.judge_all(findings);
+        }
         let message = match event {
             IdentityEvent::New { device } => format!("new device {}", name(self, device)),
             IdentityEvent::Address { device, ip } => format!("{} has the address {ip}", name(self, device)),
@@ -124,16 +128,7 @@ impl Gateway {
             IdentityEvent::Forgotten { device } => {
                 format!("{} is forgotten: there is no room", Mac(device.mac))
             }
-            IdentityEvent::Conflict { ip, old, new, contest } => {
-                let claim = ArpClaim {
-                    claimant: new,
-                    address: ip,
-                    holder: old.map_or(Mac::default(), |old| Mac(old.mac)),
-                    of_gateway: old.is_none(),
-                    contest,
-                };
-                let findings = self.learner.observe_arp_claim(&claim, now.kernel_ns);
-                self.judge_all(findings);
+            IdentityEvent::Conflict { ip, new, contest, .. } => {
                 if contest.repeated {
                     return;
                 }

@@ -4,6 +4,8 @@
 //! Invariants: the clock never goes back; a second of the recording is a tick, as live, but a silence of any length costs no
 //! more than ten minutes of them. Verdicts change nothing about the recording: what a blocked host goes on to do is seen.
 
+mod learning;
+mod packets;
 mod protected;
 mod result;
 mod schedule;
@@ -13,11 +15,13 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 use tidegate_common::{
-    device::{DeviceKey, DeviceRecord, DeviceWindow},
+    device::{DeviceKey, DeviceRecord},
     event::{EventHeader, FlowCause, FlowEvent},
     flow::{FlowKey, FlowRecord},
 };
 
+pub use learning::{EndedWindow, Learned};
+use packets::{Measured, Meter, Times};
 pub use protected::{Protected, device_of};
 pub use result::{Counts, Detected, FoundBlock, FoundIncident};
 use schedule::Schedule;
@@ -27,16 +31,15 @@ use crate::{
     config::{Config, values::GatewayMode},
     decide::ResponseConfig,
     enforce::{EnforceError, Enforcer, MemoryTable, Now, TableError},
-    identity::{Device, Registry, Vendors},
+    identity::{Registry, Vendors},
     judge::{self, Bench, Judged},
-    learn::{
-        BaselineState, DeviceStatus, Finding, GrowthError, LearnConfig, LearnError, Learner, Opinion,
-        Subject, Technique,
-    },
+    learn::{Finding, GrowthError, LearnConfig, LearnError, Learner, Subject, Technique},
     store::{IdSource, Incident},
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
+/// As often as live.
+const SWEEP_EVERY_S: u64 = 2;
 /// Ticks of a silence; after it the clock jumps.
 const PATIENCE_NS: u64 = 600 * SECOND_NS;
 /// A file that begins this long before the one before it ended is of another time: its clock is moved.
@@ -45,28 +48,6 @@ const OVERLAP_NS: u64 = 3_600 * SECOND_NS;
 const PAUSE_NS: u64 = SECOND_NS;
 /// Where the clock begins: late enough that everything learned may have happened before.
 const BEGIN_NS: u64 = 86_400 * SECOND_NS;
-/// Training makes progress by one device a tick.
-const MOST_TRAININGS: usize = 100_000;
-
-/// A device's window that has ended.
-#[derive(Clone, Copy, Debug)]
-pub struct EndedWindow {
-    /// The device.
-    pub device: DeviceKey,
-    /// What it did.
-    pub window: DeviceWindow,
-    /// What the model thought of it at its end; `None` without a baseline.
-    pub opinion: Option<Opinion>,
-}
-
-/// Everything learned about devices.
-#[derive(Clone, Debug, Default)]
-pub struct Learned {
-    /// Their baselines.
-    pub baselines: Vec<BaselineState>,
-    /// Who they are.
-    pub devices: Vec<Device>,
-}
 
 /// Why watching failed.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +79,7 @@ pub struct Watch {
     config: Config,
     protected: Protected,
     schedule: Schedule,
+    meter: Meter,
     devices: HashMap<DeviceKey, DeviceRecord>,
     /// The recording's clock as the kernel's.
     now_ns: u64,
@@ -130,6 +112,7 @@ impl Watch {
             schedule: Schedule::new(config.kernel.active_timeout.as_ns(), config.idle_limits()),
             config: config.clone(),
             protected,
+            meter: Meter::default(),
             devices: HashMap::new(),
             now_ns: BEGIN_NS,
             ticked_ns: BEGIN_NS,
@@ -139,74 +122,6 @@ impl Watch {
             judged: Vec::new(),
             ended: None,
         })
-    }
-
-    /// What follows is normal traffic, to be learned however long it is; nothing is judged.
-    pub fn begin_learning(&mut self) {
-        self.learning = true;
-        let never = LearnConfig { period_s: u64::MAX / SECOND_NS, ..self.learn.clone() };
-        self.learner.reconfigure(never, self.config.detection.clone());
-    }
-
-    /// Makes baselines of what was learned, also of little.
-    pub fn finish_learning(&mut self) -> Result<(), WatchError> {
-        self.flush()?;
-        self.train_all()?;
-        self.learning = false;
-        Ok(())
-    }
-
-    /// Everything learned so far.
-    pub fn learned(&self) -> Learned {
-        let key = |device: DeviceStatus| DeviceKey::new(device.mac.0, device.ifindex);
-        let baselines =
-            self.learner.status().filter_map(|device| self.learner.export(key(device), self.now_ns));
-        Learned { baselines: baselines.collect(), devices: self.registry.devices(self.now()) }
-    }
-
-    /// Takes over what another gateway learned, and trains its models.
-    pub fn take_over(&mut self, learned: &Learned) -> Result<(), WatchError> {
-        let now = self.now();
-        for device in &learned.devices {
-            let seen = Device { first_seen: now.wall, last_seen: now.wall, ..device.clone() };
-            self.registry.restore(device.ifindex, &seen, now);
-        }
-        for state in &learned.baselines {
-            self.learner.import(state, self.now_ns)?;
-        }
-        self.learning = true;
-        self.train_all()?;
-        self.learning = false;
-        Ok(())
-    }
-
-    /// Trains every device that has anything to train from.
-    fn train_all(&mut self) -> Result<(), WatchError> {
-        let at_once = LearnConfig { period_s: 0, ..self.learn.clone() };
-        self.learner.reconfigure(at_once, self.config.detection.clone());
-        let trained = |learner: &Learner| learner.status().filter(|device| device.has_models).count();
-        for _ in 0..MOST_TRAININGS {
-            let before = trained(&self.learner);
-            self.now_ns += SECOND_NS;
-            let found = self.learner.tick(self.now_ns);
-            self.judge_all(found)?;
-            if trained(&self.learner) == before {
-                break;
-            }
-        }
-        self.ticked_ns = self.now_ns;
-        self.learner.reconfigure(self.learn.clone(), self.config.detection.clone());
-        Ok(())
-    }
-
-    /// From now on keeps the windows that end, for [`Self::take_windows`].
-    pub fn keep_windows(&mut self) {
-        self.ended = Some(Default::default());
-    }
-
-    /// Windows that ended since the last call.
-    pub fn take_windows(&mut self) -> Vec<EndedWindow> {
-        self.ended.as_mut().map(|(windows, _)| std::mem::take(windows)).unwrap_or_default()
     }
 
     /// A file begins whose first record is of `first_ns`, nanoseconds since the epoch.
@@ -225,6 +140,33 @@ impl Watch {
         self.schedule.push(flow, first_ns);
         while self.schedule.is_crowded() {
             self.step()?;
+        }
+        Ok(())
+    }
+
+    /// An Ethernet frame of a capture.
+    pub fn frame(&mut self, time_ns: u64, frame: &[u8]) -> Result<(), WatchError> {
+        self.advance(self.clock_of(time_ns).max(self.now_ns))?;
+        let times = Times {
+            now_ns: self.now_ns,
+            window_ns: self.config.learning.window.as_ns(),
+            active_timeout_ns: self.config.kernel.active_timeout.as_ns(),
+        };
+        for measured in self.meter.frame(frame, times, &self.protected, &mut self.devices) {
+            match measured {
+                Measured::Flow(key, record, cause) => {
+                    let found = self.observe(key, &record, cause);
+                    self.judge_all(found)?;
+                }
+                Measured::Sample(sample) => {
+                    for event in self.registry.observe_sample(&sample, self.now_ns) {
+                        if let Some(claim) = judge::arp_claim(&event) {
+                            let found = self.learner.observe_arp_claim(&claim, self.now_ns);
+                            self.judge_all(found)?;
+                        }
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -259,7 +201,10 @@ impl Watch {
     /// Everything that still waits.
     pub fn flush(&mut self) -> Result<(), WatchError> {
         while self.step()? {}
-        Ok(())
+        if self.meter.is_empty() {
+            return Ok(());
+        }
+        self.advance(self.now_ns.saturating_add(self.config.kernel.idle_timeout.as_ns() + 2 * SECOND_NS))
     }
 
     /// The end of everything: what becomes true by waiting does.
@@ -351,6 +296,13 @@ impl Watch {
         let window_ns = self.config.learning.window.as_ns().max(SECOND_NS);
         if now.kernel_ns % window_ns < SECOND_NS {
             self.schedule.settle(now.kernel_ns, &mut self.devices, window_ns);
+        }
+        if now.kernel_ns / SECOND_NS % SWEEP_EVERY_S == 0 {
+            for (key, record) in self.meter.sweep(now.kernel_ns, self.config.idle_limits()) {
+                let ends = judge::ends(&self.registry, &key, &record);
+                let found = self.learner.observe_swept(&key, &record, ends, now.kernel_ns);
+                self.judge_all(found)?;
+            }
         }
         let mut found = Vec::new();
         for (key, record) in &self.devices {

@@ -126,6 +126,55 @@ fn alerts_of_others_are_reported_and_block_nobody() {
     assert_eq!((found.incidents.len(), found.blocks.len()), (1, 0));
 }
 
+/// Ethernet and IPv4 with the beginning of TCP, from the device when `out`.
+fn frame(out: bool, ports: [u16; 2], flags: u8) -> Vec<u8> {
+    let ends = |device: &[u8], router: &[u8]| if out { [router, device] } else { [device, router] }.concat();
+    let mut frame = ends(&[2, 0, 0, 0, 0, 9], &[2, 0, 0, 0, 0, 1]);
+    frame.extend([8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0]);
+    let (from, to) = if out { (DEVICE, CLOUD) } else { (CLOUD, DEVICE) };
+    frame.extend([from, to].concat());
+    frame.extend(ports.map(u16::to_be_bytes).concat());
+    frame.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0xfa, 0xf0, 0, 0, 0, 0]);
+    frame
+}
+
+#[test]
+fn a_scan_in_a_capture_is_found_and_the_scanned_device_is_not_blamed() {
+    let mut gateway = Watch::new(&Config::default(), Protected::default()).unwrap();
+    gateway.begin_file(START_S * SECOND_NS).unwrap();
+    for port in 1..60_u16 {
+        let at_ns = START_S * SECOND_NS + u64::from(port) * 20_000_000;
+        gateway.frame(at_ns, &frame(false, [50_000, port], tcp_flag::SYN)).unwrap();
+        gateway
+            .frame(at_ns + 1_000_000, &frame(true, [port, 50_000], tcp_flag::RST | tcp_flag::ACK))
+            .unwrap();
+    }
+    gateway.finish().unwrap();
+    let mut found = Detected::default();
+    found.gather(&mut gateway);
+    let blocked: Vec<String> =
+        found.blocks.iter().map(|block| block.enforcement.target.to_string()).collect();
+    assert_eq!(blocked, ["203.0.113.5"]);
+    let status: Vec<_> = gateway.learner().status().collect();
+    assert!(status.iter().all(|device| device.mac.0 == [2, 0, 0, 0, 0, 9]), "{status:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    /// Whatever a capture holds, watching it ends.
+    #[test]
+    fn any_frames_are_watched_to_the_end(frames in proptest::collection::vec((0_u64..20_000_000_000, proptest::collection::vec(any::<u8>(), 0..120), any::<bool>()), 1..40)) {
+        let mut gateway = Watch::new(&Config::default(), Protected::default()).unwrap();
+        gateway.begin_file(START_S * SECOND_NS).unwrap();
+        for (after_ns, bytes, real) in frames {
+            let mut whole = if real { frame(bytes.len() % 2 == 0, [1, 2], 2) } else { Vec::new() };
+            whole.extend(bytes);
+            gateway.frame(START_S * SECOND_NS + after_ns, &whole).unwrap();
+        }
+        gateway.finish().unwrap();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     /// Whatever a log says, watching it ends, and in order of time.

@@ -1,0 +1,234 @@
+//! Recorded frames as the events the kernel programs would have sent about them: the same parser, records and windows from
+//! `tidegate_common`, in the same order, with the tables in memory.
+//!
+//! A capture does not say which side of the gateway a frame was seen on: a frame from a protected address enters, any other
+//! leaves towards its receiver. Flow tables have no limit but the capture's own flows; silent ones are swept as live.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+use tidegate_common::{
+    device::{DeviceKey, DeviceRecord, DeviceWindow},
+    event::{EVENT_VERSION, EventHeader, EventKind, FlowCause, SAMPLE_BYTES, SampleCause, SampleEvent},
+    flow::{FlowKey, FlowRecord, Milestone, ObservationPoint},
+    parse::{Network, Packet, Unparsed, parse, proto},
+    pod::Addr,
+    verdict::{Binding, Claim},
+};
+
+use super::protected::Protected;
+use crate::{
+    datapath::IdleLimits,
+    learn::address,
+    replay::{engine::POINT, flowlog::LoggedSide},
+};
+
+const LEAVING: ObservationPoint = ObservationPoint::egress(POINT.ifindex());
+
+/// What the programs report.
+pub(super) enum Measured {
+    Flow(FlowKey, Box<FlowRecord>, FlowCause),
+    Sample(Box<SampleEvent>),
+}
+
+#[derive(Default)]
+pub(super) struct Meter {
+    flows: HashMap<FlowKey, FlowRecord, RandomState>,
+    bindings: HashMap<u32, Binding>,
+}
+
+/// Lengths that the account depends on.
+#[derive(Clone, Copy)]
+pub(super) struct Times {
+    pub(super) now_ns: u64,
+    pub(super) window_ns: u64,
+    pub(super) active_timeout_ns: u64,
+}
+
+/// A frame and where it was seen.
+struct Passage<'a> {
+    packet: &'a Packet,
+    frame: &'a [u8],
+    point: ObservationPoint,
+    /// Neither end is protected: it is nobody's.
+    foreign: bool,
+    times: Times,
+}
+
+impl Meter {
+    /// Accounts one frame.
+    pub(super) fn frame(
+        &mut self,
+        frame: &[u8],
+        times: Times,
+        protected: &Protected,
+        devices: &mut HashMap<DeviceKey, DeviceRecord>,
+    ) -> Vec<Measured> {
+        let packet = parse(frame, 0);
+        let (point, foreign) = seen_at(&packet, protected);
+        let passage = Passage { packet: &packet, frame, point, foreign, times };
+        let mut measured = Vec::new();
+        if let Some(reason) = packet.unparsed {
+            if let Some(window) = passage.window(devices) {
+                if reason == Unparsed::Arp {
+                    measured.extend(self.arp(&passage, window));
+                } else {
+                    window.unparsed += 1;
+                }
+            }
+            return measured;
+        }
+        measured.extend(self.flow(&passage, devices));
+        measured.extend(passage.sample());
+        measured
+    }
+
+    /// Takes out the flows that were silent for too long.
+    pub(super) fn sweep(&mut self, now_ns: u64, limits: IdleLimits) -> Vec<(FlowKey, FlowRecord)> {
+        let is_idle = |record: &FlowRecord| {
+            let limit_ns = if record.is_closed() { limits.closed_ns } else { limits.open_ns };
+            now_ns.saturating_sub(record.last_ns()) > limit_ns
+        };
+        let mut swept: Vec<_> = self.flows.extract_if(|_, record| is_idle(record)).collect();
+        // The table's order is nobody's business.
+        swept.sort_unstable_by_key(|(key, record)| (record.last_ns(), *key));
+        swept
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    fn flow(
+        &mut self,
+        passage: &Passage<'_>,
+        devices: &mut HashMap<DeviceKey, DeviceRecord>,
+    ) -> Option<Measured> {
+        let Passage { packet, point, times: Times { now_ns, window_ns, active_timeout_ns }, .. } = *passage;
+        let (key, sender) = FlowKey::of(packet);
+        let mut begins = false;
+        let record = self.flows.entry(key).or_insert_with(|| {
+            begins = true;
+            let mut record = FlowRecord::default();
+            record.begin(packet, sender, now_ns);
+            record
+        });
+        let milestone = record.observe(packet, sender, point, now_ns)?;
+        if let Some(window) = passage.window(devices) {
+            if begins {
+                window.begun(packet, point, &key, sender, record);
+            }
+            if milestone.reset {
+                window.reset(point);
+            }
+        }
+        if milestone.answered
+            && let Some(device) = record.initiating_device().and_then(|device| devices.get_mut(&device))
+        {
+            device.window(now_ns, window_ns).syn_answered += 1;
+        }
+        let timed_out = now_ns.saturating_sub(record.reported_ns) > active_timeout_ns;
+        let cause = cause(begins, milestone, timed_out)?;
+        record.reported_ns = now_ns;
+        Some(Measured::Flow(key, Box::new(*record), cause))
+    }
+
+    fn arp(&mut self, passage: &Passage<'_>, window: &mut DeviceWindow) -> Option<Measured> {
+        const REQUEST: u16 = 1;
+        let (packet, now_ns) = (passage.packet, passage.times.now_ns);
+        let claimed = packet.src.v4_key();
+        if claimed == 0 {
+            return None;
+        }
+        window.arp(packet);
+        if let Some(known) = self.bindings.get_mut(&claimed) {
+            match known.claim(packet.src_mac, now_ns) {
+                Claim::Renewed if packet.arp_op == REQUEST => return None,
+                Claim::Renewed => return Some(passage.report(SampleCause::Arp)),
+                Claim::Contested => {
+                    window.arp_conflicts += 1;
+                    return Some(passage.report(SampleCause::Arp));
+                }
+                Claim::Vacant => {}
+            }
+        }
+        self.bindings.insert(claimed, Binding::new(packet.src_mac, now_ns));
+        Some(passage.report(SampleCause::Arp))
+    }
+}
+
+const fn cause(begins: bool, milestone: Milestone, timed_out: bool) -> Option<FlowCause> {
+    if begins {
+        Some(FlowCause::Start)
+    } else if milestone.closed {
+        Some(FlowCause::Closed)
+    } else if milestone.checkpoint {
+        Some(FlowCause::Checkpoint)
+    } else if timed_out {
+        Some(FlowCause::ActiveTimeout)
+    } else {
+        None
+    }
+}
+
+/// Where the frame is taken to be seen, and whether it is nobody's.
+fn seen_at(packet: &Packet, protected: &Protected) -> (ObservationPoint, bool) {
+    if packet.network == Network::None || packet.unparsed.is_some() {
+        return (POINT, false);
+    }
+    let holds = |addr: Addr| protected.holds(address(addr), &LoggedSide::default());
+    let source = address(packet.src);
+    // Who has no address yet asks for one: only devices do.
+    if holds(packet.src) || source.is_unspecified() { (POINT, false) } else { (LEAVING, !holds(packet.dst)) }
+}
+
+impl Passage<'_> {
+    /// The window of the device behind the port, the frame counted in it.
+    fn window<'a>(&self, devices: &'a mut HashMap<DeviceKey, DeviceRecord>) -> Option<&'a mut DeviceWindow> {
+        if self.foreign {
+            return None;
+        }
+        let key = DeviceKey::of(self.packet, self.point)?;
+        let record = devices.entry(key).or_insert_with(|| DeviceRecord { key, ..DeviceRecord::default() });
+        let Times { now_ns, window_ns, .. } = self.times;
+        Some(record.count(self.packet, self.frame.len() as u32, self.point, now_ns, window_ns))
+    }
+
+    /// Frames that tell who a device is.
+    fn sample(&self) -> Option<Measured> {
+        let packet = self.packet;
+        let cause = match packet.proto {
+            proto::UDP => match (packet.src_port, packet.dst_port) {
+                (67 | 68, 67 | 68) | (546 | 547, 546 | 547) => SampleCause::Dhcp,
+                (5353, 5353) if self.point.is_ingress() => SampleCause::Mdns,
+                _ => return None,
+            },
+            proto::ICMPV6 if self.point.is_ingress() && matches!(packet.icmp_type, 135 | 136) => {
+                SampleCause::Nd
+            }
+            _ => return None,
+        };
+        Some(self.report(cause))
+    }
+
+    fn report(&self, cause: SampleCause) -> Measured {
+        let captured = self.frame.len().min(SAMPLE_BYTES);
+        let mut data = [0; SAMPLE_BYTES];
+        data[..captured].copy_from_slice(&self.frame[..captured]);
+        let header = EventHeader {
+            kind: EventKind::Sample as u16,
+            version: EVENT_VERSION,
+            length: size_of::<SampleEvent>() as u32,
+            time_ns: self.times.now_ns,
+        };
+        Measured::Sample(Box::new(SampleEvent {
+            header,
+            point: self.point,
+            wire_len: self.frame.len() as u32,
+            captured: captured as u16,
+            cause: cause as u8,
+            reserved: [0; 5],
+            data,
+        }))
+    }
+}
