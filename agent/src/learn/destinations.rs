@@ -12,8 +12,8 @@ use tidegate_common::{device::DeviceKey, parse::proto};
 use super::{
     config::RuleConfig,
     contact::Contact,
-    finding::Finding,
-    rules::{MILLI_NS, SECOND_NS, finding, is_chatty, seconds},
+    finding::{Finding, Subject},
+    rules::{MILLI_NS, SECOND_NS, finding, forget, is_chatty, seconds},
     technique::Technique,
 };
 
@@ -58,6 +58,13 @@ struct Rhythm {
 impl Destinations {
     pub(super) fn new() -> Self {
         Self { by_port: LruCache::new(MAX_DESTINATIONS) }
+    }
+
+    /// Forgets contacts and volumes of which either end is meant.
+    pub(super) fn forget(&mut self, about: &impl Fn(&Subject) -> bool) {
+        forget(&mut self.by_port, |(device, destination, _)| {
+            about(&Subject::Device(*device)) || about(&Subject::Remote(*destination))
+        });
     }
 
     /// A device begins a flow with a host outside.

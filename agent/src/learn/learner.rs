@@ -234,6 +234,7 @@ impl Learner {
     /// Forgets the rules' reports about some subjects and their evidence: what goes on from now is reported at once.
     pub fn forget_reports(&mut self, about: impl Fn(&Subject) -> bool) {
         forget(&mut self.reported, |(subject, technique, _)| about(subject) && !technique.is_empty());
+        self.destinations.forget(&about);
         self.rules.forget(about);
     }
 

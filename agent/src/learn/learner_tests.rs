@@ -194,6 +194,27 @@ fn an_exfiltration_is_found_while_it_runs() {
 }
 
 #[test]
+fn after_a_release_only_what_is_carried_off_from_then_on_counts() {
+    let mut sim = learned();
+    let upload = |port: u16, packets: u32| {
+        let mut script = Script::default();
+        script.tcp(
+            0,
+            (inside(SENSOR, port), outside(500, 443)),
+            (packets, 1_400),
+            (packets / 3, 0),
+            MS / 7,
+            true,
+        );
+        script
+    };
+    assert_eq!(rules(&sim.play(&mut upload(50_000, 21_000), 10 * S)), ["exfiltration"]);
+    sim.learner.forget_reports(|_| true);
+    assert!(rules(&sim.play(&mut upload(50_001, 30), 10 * S)).is_empty(), "a few packets more");
+    assert_eq!(rules(&sim.play(&mut upload(50_002, 21_000), 10 * S)), ["exfiltration"]);
+}
+
+#[test]
 fn uploads_to_known_hosts_and_downloads_from_new_ones_are_none() {
     let mut script = Script::default();
     script.tcp(0, (inside(SENSOR, 50_000), outside(1, 8_883)), (21_000, 1_400), (7_000, 0), MS / 7, true);
