@@ -177,8 +177,9 @@ fn cause(passage: &Passage<'_>, record: &FlowRecord, milestone: Milestone) -> Op
 /// The device that sent the SYN learns that it was answered.
 #[inline(always)]
 fn credit_answer(passage: &Passage<'_>, record: &FlowRecord) {
-    if let Some(device) = record.initiating_device().and_then(|key| devices::record(key, passage.now_ns)) {
-        device.window(passage.now_ns, passage.config.window_ns).syn_answered += 1;
+    if let Some(device) = record.initiating_device() {
+        let (mac, ifindex) = device.words();
+        devices::device_answered(mac, ifindex, passage.now_ns);
     }
 }
 

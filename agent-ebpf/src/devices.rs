@@ -7,6 +7,8 @@ use tidegate_common::{
     maps::DEVICE_CAPACITY,
 };
 
+use crate::maps;
+
 #[btf_map(name = "DEVICES")]
 static DEVICES: PerCpuArray<DeviceRecord, { (device_sets(DEVICE_CAPACITY) * DEVICE_WAYS) as usize }> =
     PerCpuArray::new();
@@ -63,4 +65,16 @@ pub extern "C" fn device_place(mac: u64, ifindex: u32, now_ns: u64) -> u32 {
     *record = DeviceRecord::zeroed();
     record.key = key;
     oldest
+}
+
+/// Counts an answered SYN of a device; whether the device is counted at all. Global for the same reason.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn device_answered(mac: u64, ifindex: u32, now_ns: u64) -> u32 {
+    let (Some(config), Some(device)) = (maps::config(), record(DeviceKey::from_words(mac, ifindex), now_ns))
+    else {
+        return 0;
+    };
+    device.window(now_ns, config.window_ns).syn_answered += 1;
+    1
 }
