@@ -310,6 +310,9 @@ pub struct NoteView {
     pub normal_low: f64,
     /// Normal values end here.
     pub normal_high: f64,
+    /// Its share in what makes the whole anomalous, 0–1.
+    #[serde(default)]
+    pub share: f64,
 }
 
 /// Something happened.

@@ -109,8 +109,12 @@ fn explanation(explain: &ExplainView) -> String {
     for note in &explain.notes {
         let _ = writeln!(
             text,
-            "  {}: {:.2}, normally {:.2} to {:.2}",
-            note.name, note.value, note.normal_low, note.normal_high
+            "  {}: {:.2}, normally {:.2} to {:.2}, {:.0} % of the score",
+            note.name,
+            note.value,
+            note.normal_low,
+            note.normal_high,
+            note.share * 100.0
         );
     }
     if let Some(reason) = &explain.held_back {

@@ -3,11 +3,9 @@
 use std::{collections::VecDeque, net::IpAddr, num::NonZeroUsize};
 
 use lru::LruCache;
-use rand::{Rng, SeedableRng};
-use rand_pcg::Pcg64Mcg;
 use tidegate_common::{
     device::{DeviceKey, DeviceWindow},
-    feature::{FEATURE_VERSION, FEATURES, FeatureVector},
+    feature::{FEATURE_VERSION, FeatureVector},
 };
 
 use super::{
@@ -15,9 +13,12 @@ use super::{
     config::LearnConfig,
     destinations::Habit,
     forest::GrowthError,
-    grid::Rows,
+    model::ModelKind,
+    renewal::{Outcome, Renewal},
     rules::SECOND_NS,
+    samples::Samples,
     state::{BaselineState, STATE_VERSION},
+    vetting::Vetting,
 };
 use crate::identity::Mac;
 
@@ -25,6 +26,8 @@ use crate::identity::Mac;
 const MAX_KNOWN: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
 /// A device that is rarely heard gets a baseline from what there is after this many learning periods.
 const PATIENCE: u64 = 4;
+/// How long evidence counts.
+const EVIDENCE_AGE_NS: u64 = 3_600 * SECOND_NS;
 /// Fewest flows of such a baseline.
 const FEWEST_FLOWS: usize = 8;
 
@@ -36,35 +39,6 @@ pub enum Phase {
     Learning,
     /// Baseline in force.
     Ready,
-}
-
-/// Samples kept evenly from an endless stream (Vitter's algorithm R).
-pub(super) struct Samples {
-    rows: Rows<u32>,
-    seen: u64,
-    random: Pcg64Mcg,
-}
-
-impl Samples {
-    fn new(seed: u64) -> Self {
-        Self { rows: Rows::new(FEATURES), seen: 0, random: Pcg64Mcg::seed_from_u64(seed) }
-    }
-
-    fn add(&mut self, vector: &FeatureVector, most: usize) {
-        self.seen += 1;
-        if self.rows.len() < most {
-            self.rows.push(vector);
-            return;
-        }
-        let place = self.random.next_u64() % self.seen;
-        if place < self.rows.len() as u64 {
-            self.rows.replace(place as usize, vector);
-        }
-    }
-
-    fn vectors(&self) -> Vec<FeatureVector> {
-        self.rows.iter().filter_map(|row| row.try_into().ok()).collect()
-    }
 }
 
 pub(super) struct Device {
@@ -85,6 +59,8 @@ pub(super) struct Device {
     pub(super) recent_windows: Recent,
     /// What `rollback` returns to.
     pub(super) previous: Option<Box<BaselineState>>,
+    pub(super) vetting: Vetting,
+    pub(super) renewal: Renewal,
 }
 
 impl Device {
@@ -105,15 +81,17 @@ impl Device {
             recent_flows: Recent::default(),
             recent_windows: Recent::default(),
             previous: None,
+            vetting: Vetting::default(),
+            renewal: Renewal::new(config.seed),
         }
     }
 
     pub(super) fn flow_count(&self) -> usize {
-        self.flows.rows.len()
+        self.flows.len()
     }
 
     pub(super) fn window_count(&self) -> usize {
-        self.windows.rows.len()
+        self.windows.len()
     }
 
     /// Forgets what was collected in a learning period that turned out not to be normal.
@@ -153,15 +131,44 @@ impl Device {
     }
 
     pub(super) fn train(&mut self, config: &LearnConfig) -> Result<(), GrowthError> {
-        let min_windows = (config.min_windows as usize).max(1);
-        self.baseline = Some(Baseline::fit(&self.flows.rows, &self.windows.rows, min_windows, config.seed)?);
-        self.forget_evidence();
+        let (flows, windows) = (self.flows.vectors(), self.windows.vectors());
+        self.baseline = Some(self.renewal.fit(config, &flows, &windows)?);
+        self.recent_flows = Recent::default();
+        self.recent_windows = Recent::default();
+        // What waits was judged by other models.
+        self.vetting = Vetting::default();
         Ok(())
     }
 
-    pub(super) fn forget_evidence(&mut self) {
-        self.recent_flows = Recent::default();
-        self.recent_windows = Recent::default();
+    /// Learns from what has been vetted.
+    pub(super) fn learn_vetted(&mut self, config: &LearnConfig, now_ns: u64) {
+        while let Some(vetted) = self.vetting.release(now_ns) {
+            let Some(baseline) = &mut self.baseline else { continue };
+            let detector = match vetted.kind {
+                ModelKind::Flow => Some(&mut baseline.flows),
+                ModelKind::Window => baseline.windows.as_mut(),
+            };
+            if let Some(detector) = detector {
+                detector.learn(vetted.sum, vetted.evidence, config.evidence_p);
+            }
+            self.renewal.add(&vetted, config.samples as usize / 2);
+        }
+    }
+
+    /// Renews the models when the device's traffic has changed and may have.
+    pub(super) fn renew(&mut self, config: &LearnConfig, device: DeviceKey, now_ns: u64) -> Option<Outcome> {
+        let period_ns = config.period_s.saturating_mul(SECOND_NS);
+        let old_enough = self.ready_ns.is_some_and(|ready| now_ns.saturating_sub(ready) >= period_ns);
+        if self.phase != Phase::Ready || !old_enough || !self.renewal.is_due(config) {
+            return None;
+        }
+        let before = self.export(device, now_ns);
+        let outcome = self.renewal.adopt(config, &self.flows.vectors(), &self.windows.vectors()).ok()?;
+        if outcome == Outcome::Adopted && self.train(config).is_ok() {
+            self.previous = Some(Box::new(before));
+            self.ready_ns = Some(now_ns);
+        }
+        Some(outcome)
     }
 
     pub(super) fn export(&self, device: DeviceKey, now_ns: u64) -> BaselineState {
@@ -178,6 +185,8 @@ impl Device {
             known: self.known.iter().rev().map(|(address, ())| *address).collect(),
             habits: self.habits.clone(),
             largest_upload: self.largest_upload,
+            adopted_flows: self.renewal.flows.clone(),
+            adopted_windows: self.renewal.windows.clone(),
         }
     }
 
@@ -192,6 +201,8 @@ impl Device {
             device.known.put(*address, ());
         }
         device.habits.clone_from(&state.habits);
+        device.renewal.flows.clone_from(&state.adopted_flows);
+        device.renewal.windows.clone_from(&state.adopted_windows);
         device.largest_upload = state.largest_upload;
         if state.ready {
             device.phase = Phase::Ready;
@@ -201,23 +212,24 @@ impl Device {
     }
 }
 
-/// Which of the last few things were evidence.
+/// Which of the last few things were evidence. What is older than an hour counts no more.
 #[derive(Default)]
 pub(super) struct Recent {
-    evidence: VecDeque<bool>,
+    evidence: VecDeque<(u64, bool)>,
 }
 
 impl Recent {
-    pub(super) fn push(&mut self, evidence: bool, most: usize) {
-        self.evidence.push_back(evidence);
-        while self.evidence.len() > most.max(1) {
+    pub(super) fn push(&mut self, evidence: bool, now_ns: u64, most: usize) {
+        self.evidence.push_back((now_ns, evidence));
+        let stale = |at: u64| now_ns.saturating_sub(at) > EVIDENCE_AGE_NS;
+        while self.evidence.len() > most.max(1) || self.evidence.front().is_some_and(|(at, _)| stale(*at)) {
             self.evidence.pop_front();
         }
     }
 
     /// How many were evidence, of how many.
     pub(super) fn count(&self) -> (usize, usize) {
-        (self.evidence.iter().filter(|evidence| **evidence).count(), self.evidence.len())
+        (self.evidence.iter().filter(|(_, evidence)| *evidence).count(), self.evidence.len())
     }
 }
 

@@ -6,11 +6,14 @@
 use tidegate_common::{device::DeviceKey, feature::FeatureVector};
 
 use super::{
-    baseline::{Baseline, Detector, Judgement},
+    baseline::Baseline,
     config::LearnConfig,
+    detector::{Detector, Judgement},
     device::Device,
     finding::{Finding, Subject},
+    model::ModelKind,
     technique::Technique,
+    vetting::Vetted,
 };
 
 /// How much more often than on held-out traffic evidence may occur in normal traffic later (measured: 1.7–4.2 times).
@@ -34,13 +37,16 @@ pub(super) fn flow(
     let own = state.baseline.as_ref();
     let detector = own.map_or(&fleet.flows, |own| &own.flows);
     let judged = detector.judge(vector);
-    let evidence = judged.p_value <= if own.is_some() { detector.limit(config) } else { FLEET_EVIDENCE_P };
+    let limit = if own.is_some() { detector.limit(config.evidence_p) } else { FLEET_EVIDENCE_P };
+    let evidence = judged.p_value <= limit;
+    if own.is_some() {
+        state.vetting.add(vetted(ModelKind::Flow, vector, judged, evidence, now_ns));
+    }
+    state.recent_flows.push(evidence, now_ns, config.evidence_flows as usize);
     if !evidence {
-        state.recent_flows.push(false, config.evidence_flows as usize);
         return None;
     }
-    let subject = Evidence { detector, vector, judged, device, now_ns };
-    state.recent_flows.push(true, config.evidence_flows as usize);
+    let subject = Evidence { judged, device, now_ns };
     subject.weigh(config, state)
 }
 
@@ -54,28 +60,31 @@ pub(super) fn window(
 ) -> Option<Finding> {
     let detector = state.baseline.as_ref()?.windows.as_ref()?;
     let judged = detector.judge(vector);
-    let evidence = judged.p_value <= detector.limit(config) && detector.is_excessive(vector);
-    let subject = Evidence { detector, vector, judged, device, now_ns };
-    state.recent_windows.push(evidence, RECENT_WINDOWS);
+    let evidence = judged.p_value <= detector.limit(config.evidence_p) && detector.is_excessive(vector);
+    state.vetting.add(vetted(ModelKind::Window, vector, judged, evidence, now_ns));
+    let subject = Evidence { judged, device, now_ns };
+    state.recent_windows.push(evidence, now_ns, RECENT_WINDOWS);
     if !evidence {
         return None;
     }
     subject.weigh(config, state)
 }
 
-struct Evidence<'a> {
-    detector: &'a Detector,
-    vector: &'a FeatureVector,
+fn vetted(kind: ModelKind, vector: &FeatureVector, judged: Judgement, evidence: bool, at_ns: u64) -> Vetted {
+    Vetted { at_ns, kind, vector: *vector, sum: judged.sum, score: judged.score, evidence }
+}
+
+struct Evidence {
     judged: Judgement,
     device: DeviceKey,
     now_ns: u64,
 }
 
-impl Evidence<'_> {
+impl Evidence {
     fn weigh(&self, config: &LearnConfig, state: &Device) -> Option<Finding> {
         let (flows, windows) = (state.recent_flows.count(), state.recent_windows.count());
         let chance = |detector: Option<&Detector>| {
-            let limit = detector.map_or(config.evidence_p, |detector| detector.limit(config));
+            let limit = detector.map_or(config.evidence_p, |detector| detector.limit(config.evidence_p));
             (limit * DRIFT_FACTOR).clamp(0.0, 0.5)
         };
         let own = state.baseline.as_ref();
@@ -86,19 +95,10 @@ impl Evidence<'_> {
         if p_value >= config.report_p {
             return None;
         }
-        let notes = self.detector.explain(self.vector);
-        let mut detail = format!(
+        let detail = format!(
             "{} of the last {} flows and {} of the last {} windows are unlike its normal traffic",
             flows.0, flows.1, windows.0, windows.1
         );
-        if let Some(note) = notes.first() {
-            let (low, high) = (note.normal_low, note.normal_high);
-            let far = format!(
-                "; farthest out is {} with {:.0}, normally {low:.0} to {high:.0}",
-                note.name, note.value
-            );
-            detail += &far;
-        }
         Some(Finding {
             subject: Subject::Device(self.device),
             victim: None,
@@ -109,8 +109,49 @@ impl Evidence<'_> {
             first_ns: self.now_ns,
             at_ns: self.now_ns,
             detail,
-            notes,
+            notes: Vec::new(),
         })
+    }
+}
+
+/// Says which features a model finding rests on. That takes milliseconds, so it is asked for only when the finding is news.
+pub(super) fn explain(finding: &mut Finding, kind: ModelKind, vector: &FeatureVector, baseline: &Baseline) {
+    finding.notes = match (kind, &baseline.windows) {
+        (ModelKind::Flow, _) => baseline.flows.explain(vector),
+        (ModelKind::Window, Some(windows)) => windows.explain(vector),
+        (ModelKind::Window, None) => Vec::new(),
+    };
+    if let Some(note) = finding.notes.first() {
+        let (low, high) = (note.normal_low, note.normal_high);
+        let most = format!(
+            "; {:.0} % of it is {} with {:.0}, normally {low:.0} to {high:.0}",
+            note.share * 100.0,
+            note.name,
+            note.value
+        );
+        finding.detail += &most;
+    }
+}
+
+/// A device whose traffic has moved farther from its learning period than may be followed.
+pub(super) fn drifted(config: &LearnConfig, device: DeviceKey, share: f64, now_ns: u64) -> Finding {
+    let detail = format!(
+        "its traffic has drifted: {:.0} % of what it did lately is unlike what was learned, too much to be taken for normal; \
+         if the device was changed on purpose, let it be learned again",
+        share * 100.0
+    );
+    Finding {
+        subject: Subject::Device(device),
+        victim: None,
+        technique: Technique::DRIFTED,
+        rule: None,
+        score: share,
+        // Something to look at, never something to act on.
+        p_value: config.evidence_p,
+        first_ns: now_ns,
+        at_ns: now_ns,
+        detail,
+        notes: Vec::new(),
     }
 }
 

@@ -109,6 +109,11 @@ impl Extended {
 
     /// Anomaly scores of rows on the grid.
     pub fn score_rows(&self, rows: &Rows<i16>) -> Vec<f64> {
+        self.sums(rows).into_iter().map(|sum| self.score_of_sum(sum)).collect()
+    }
+
+    /// Summed path lengths of rows on the grid.
+    pub fn sums(&self, rows: &Rows<i16>) -> Vec<u32> {
         let mut sums = vec![0_u32; rows.len()];
         let mut directions = Vec::new();
         for first in (0..rows.len()).step_by(BLOCK) {
@@ -124,7 +129,7 @@ impl Extended {
                 }
             }
         }
-        sums.into_iter().map(|sum| self.score_of_sum(sum)).collect()
+        sums
     }
 }
 

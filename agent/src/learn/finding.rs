@@ -44,6 +44,8 @@ pub struct FeatureNote {
     pub normal_low: f64,
     /// 99th percentile of the device's normal values.
     pub normal_high: f64,
+    /// Its share in what makes the whole anomalous, 0–1.
+    pub share: f64,
 }
 
 /// One thing found.
@@ -67,6 +69,6 @@ pub struct Finding {
     pub at_ns: u64,
     /// One plain sentence with numbers.
     pub detail: String,
-    /// Features out of their normal range, farthest first (model findings).
+    /// The features that made it anomalous, the most important first (model findings).
     pub notes: Vec<FeatureNote>,
 }

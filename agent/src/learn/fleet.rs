@@ -8,13 +8,13 @@
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use tidegate_common::{
-    feature::{FEATURES, flow_features},
+    feature::{FeatureVector, flow_features},
     flow::{FlowKey, FlowRecord, FlowSide, progress},
     parse::proto,
     pod::Addr,
 };
 
-use super::{baseline::Baseline, forest::GrowthError, grid::Rows};
+use super::{baseline::Baseline, detector::Detector, forest::GrowthError, model::ModelKind};
 
 const FLOWS: usize = 3_000;
 
@@ -119,12 +119,13 @@ impl Dice {
 /// The fleet's default baseline.
 pub(super) fn baseline(seed: u64) -> Result<Baseline, GrowthError> {
     let mut dice = Dice(Pcg64Mcg::seed_from_u64(seed));
-    let mut flows = Rows::new(FEATURES);
-    for _ in 0..FLOWS {
-        let (key, record) = dice.flow();
-        flows.push(&flow_features(&key, &record));
-    }
-    Baseline::fit(&flows, &Rows::new(FEATURES), 1, seed)
+    let flows: Vec<FeatureVector> = (0..FLOWS)
+        .map(|_| {
+            let (key, record) = dice.flow();
+            flow_features(&key, &record)
+        })
+        .collect();
+    Ok(Baseline { flows: Detector::fit(&[&flows], ModelKind::Flow, seed)?, windows: None })
 }
 
 #[cfg(test)]

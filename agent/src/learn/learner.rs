@@ -7,11 +7,10 @@
 use std::{collections::HashSet, net::IpAddr, num::NonZeroUsize};
 
 use lru::LruCache;
-use serde::Serialize;
 use tidegate_common::{
     device::{DeviceKey, DeviceWindow},
     event::{FlowCause, FlowEvent},
-    feature::flow_features,
+    feature::{FeatureVector, flow_features},
     flow::{FlowKey, FlowRecord},
 };
 
@@ -25,66 +24,27 @@ use super::{
     finding::{Finding, Subject},
     fleet,
     forest::GrowthError,
+    model::ModelKind,
     rules::{ArpClaim, Progress, Rules, SECOND_NS, forget, is_attempt, is_host},
-    state::{BaselineState, StateError},
     window::window_features,
 };
-use crate::identity::Mac;
 
 const MAX_FLOWS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 const MAX_REPORTS: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 /// How long after a rule the model is silent about the same device.
 const RULE_EXPLAINS_NS: u64 = 120 * SECOND_NS;
 
-/// A device's baseline in one line.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct DeviceStatus {
-    /// Hardware address.
-    pub mac: Mac,
-    /// Interface.
-    pub ifindex: u32,
-    /// Learning or ready.
-    pub phase: Phase,
-    /// Flow samples collected.
-    pub flows: usize,
-    /// Window samples collected.
-    pub windows: usize,
-    /// Since when traffic has been collected, kernel clock.
-    pub since_ns: u64,
-    /// When the baseline came into force, kernel clock.
-    pub ready_ns: Option<u64>,
-    /// Last flow or window, kernel clock.
-    pub last_ns: u64,
-    /// Whether the device's own models are in memory.
-    pub has_models: bool,
-    /// Whether there is an earlier baseline to roll back to.
-    pub has_previous: bool,
-}
-
-/// A request about a baseline cannot be met.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LearnError {
-    /// Unknown device.
-    #[error("no baseline of {0}: the device has not been seen since the start")]
-    Unknown(Mac),
-    /// Nothing to go back to.
-    #[error("no earlier baseline of {0} to roll back to")]
-    NoPrevious(Mac),
-    /// Stored state cannot be used.
-    #[error(transparent)]
-    State(#[from] StateError),
-}
-
 /// The detector.
 pub struct Learner {
-    config: LearnConfig,
+    pub(super) config: LearnConfig,
     rules: Rules,
     fleet: Baseline,
     pub(super) devices: LruCache<DeviceKey, Device>,
     flows: LruCache<FlowKey, (Progress, bool)>,
-    destinations: Destinations,
+    pub(super) destinations: Destinations,
     reported: LruCache<(Subject, &'static str, Option<&'static str>), u64>,
     own: HashSet<IpAddr>,
+    pub(super) renewed: Vec<DeviceKey>,
 }
 
 impl Learner {
@@ -99,6 +59,7 @@ impl Learner {
             destinations: Destinations::new(),
             reported: LruCache::new(MAX_REPORTS),
             own: HashSet::new(),
+            renewed: Vec::new(),
             config,
         })
     }
@@ -155,7 +116,8 @@ impl Learner {
             if state.phase == Phase::Learning {
                 state.collect_window(&self.config, &vector);
             }
-            found.extend(evidence::window(&self.config, device, state, &vector, now_ns));
+            let finding = evidence::window(&self.config, device, state, &vector, now_ns);
+            found.extend(finding.map(|finding| self.explained(finding, device, ModelKind::Window, &vector)));
         }
         self.report(found, now_ns)
     }
@@ -171,64 +133,8 @@ impl Learner {
         let mut found = Vec::new();
         self.rules.tick(now_ns, &mut found);
         self.train_one(now_ns);
+        self.follow(now_ns, &mut found);
         self.report(found, now_ns)
-    }
-
-    /// How far a device's baseline is; `None` for one never seen.
-    pub fn phase(&self, device: DeviceKey) -> Option<Phase> {
-        self.devices.peek(&device).map(|state| state.phase)
-    }
-
-    /// All devices, most recently heard first.
-    pub fn status(&self) -> impl Iterator<Item = DeviceStatus> {
-        self.devices.iter().map(|(device, state)| DeviceStatus {
-            mac: Mac(device.mac),
-            ifindex: device.ifindex,
-            phase: state.phase,
-            flows: state.flow_count(),
-            windows: state.window_count(),
-            since_ns: state.since_ns,
-            ready_ns: state.ready_ns,
-            last_ns: state.last_ns,
-            has_models: state.baseline.is_some(),
-            has_previous: state.previous.is_some(),
-        })
-    }
-
-    /// Lets a device be learned anew; its present baseline can be rolled back to.
-    pub fn relearn(&mut self, device: DeviceKey, now_ns: u64) -> Result<(), LearnError> {
-        let state = self.devices.peek_mut(&device).ok_or(LearnError::Unknown(Mac(device.mac)))?;
-        if state.phase == Phase::Ready {
-            state.previous = Some(Box::new(state.export(device, now_ns)));
-        }
-        state.start_over(&self.config, now_ns);
-        Ok(())
-    }
-
-    /// Puts the baseline from before the last [`Self::relearn`] in force again.
-    pub fn rollback(&mut self, device: DeviceKey, now_ns: u64) -> Result<(), LearnError> {
-        let state = self.devices.peek_mut(&device).ok_or(LearnError::Unknown(Mac(device.mac)))?;
-        let previous = state.previous.take().ok_or(LearnError::NoPrevious(Mac(device.mac)))?;
-        *state = Device::import(&self.config, &previous, now_ns);
-        Ok(())
-    }
-
-    /// A device's baseline, to be stored or carried to another gateway.
-    pub fn export(&self, device: DeviceKey, now_ns: u64) -> Option<BaselineState> {
-        self.devices.peek(&device).map(|state| state.export(device, now_ns))
-    }
-
-    /// Takes over a stored baseline; its models are trained by the next calls of [`Self::tick`].
-    pub fn import(&mut self, state: &BaselineState, now_ns: u64) -> Result<(), LearnError> {
-        state.check()?;
-        let device = DeviceKey::new(state.device.0, state.ifindex);
-        self.devices.put(device, Device::import(&self.config, state, now_ns));
-        Ok(())
-    }
-
-    /// Forgets a device.
-    pub fn forget(&mut self, device: DeviceKey) {
-        self.devices.pop(&device);
     }
 
     /// Forgets the rules' reports about some subjects and their evidence: what goes on from now is reported at once.
@@ -281,7 +187,33 @@ impl Learner {
         if state.phase == Phase::Learning {
             state.collect_flow(&self.config, &vector);
         }
-        found.extend(evidence::flow(&self.config, &self.fleet, device, state, &vector, contact.now_ns));
+        let finding = evidence::flow(&self.config, &self.fleet, device, state, &vector, contact.now_ns);
+        found.extend(finding.map(|finding| self.explained(finding, device, ModelKind::Flow, &vector)));
+    }
+
+    /// The finding with the features that it rests on, unless it is going to be dropped anyway.
+    fn explained(
+        &self,
+        mut finding: Finding,
+        device: DeviceKey,
+        kind: ModelKind,
+        vector: &FeatureVector,
+    ) -> Finding {
+        if self.is_news(&finding, finding.at_ns) {
+            let own = self.devices.peek(&device).and_then(|state| state.baseline.as_ref());
+            evidence::explain(&mut finding, kind, vector, own.unwrap_or(&self.fleet));
+        }
+        finding
+    }
+
+    /// Whether a finding is neither reported already nor explained by what a rule said.
+    fn is_news(&self, finding: &Finding, now_ns: u64) -> bool {
+        let repeat_ns = u64::from(self.rules.config().repeat_after_s) * SECOND_NS;
+        let within = |key: &(Subject, &'static str, Option<&'static str>), span_ns: u64| {
+            self.reported.peek(key).is_some_and(|at| now_ns.saturating_sub(*at) < span_ns)
+        };
+        let explained = finding.rule.is_none() && within(&(finding.subject, "", None), RULE_EXPLAINS_NS);
+        !explained && !within(&(finding.subject, finding.technique.id, finding.rule), repeat_ns)
     }
 
     /// Bytes between a device and a host outside, whoever began.
@@ -325,63 +257,27 @@ impl Learner {
         }
     }
 
-    /// Trains the device that has waited longest, if any is due.
-    fn train_one(&mut self, now_ns: u64) {
-        let due = self.devices.iter().find_map(|(device, state)| {
-            let untrained = state.phase == Phase::Ready && state.baseline.is_none() && !state.unloaded;
-            (untrained || state.is_due(&self.config, now_ns)).then_some(*device)
-        });
-        let models = self.devices.iter().filter(|(_, state)| state.baseline.is_some()).count();
-        let Some(device) = due else { return };
-        if models >= self.config.max_models as usize {
-            let silent = self
-                .devices
-                .iter()
-                .rev()
-                .find(|(_, state)| state.baseline.is_some())
-                .map(|(device, _)| *device);
-            // A device heard more recently takes the longest silent one's place in memory.
-            if let Some(state) = silent.and_then(|silent| self.devices.peek_mut(&silent)) {
-                state.baseline = None;
-                state.unloaded = true;
-            }
-        }
-        let habits = self.destinations.habits(device);
-        let Some(state) = self.devices.peek_mut(&device) else { return };
-        // Training fails only without samples, and then the device is not due.
-        if state.train(&self.config).is_ok() && state.phase == Phase::Learning {
-            state.phase = Phase::Ready;
-            state.ready_ns = Some(now_ns);
-            state.habits = habits;
-        }
-    }
-
     /// Drops what was reported already, and what a rule explains; lets a learning device start over.
     fn report(&mut self, mut found: Vec<Finding>, now_ns: u64) -> Vec<Finding> {
         if found.is_empty() {
             return found;
         }
-        let repeat_ns = u64::from(self.rules.config().repeat_after_s) * SECOND_NS;
-        found.retain(|finding| {
-            let of_rule = finding.rule.is_some();
-            let explained = (finding.subject, "", None);
-            if !of_rule
-                && self
-                    .reported
-                    .peek(&explained)
-                    .is_some_and(|at| now_ns.saturating_sub(*at) < RULE_EXPLAINS_NS)
+        for finding in &found {
+            if let Subject::Device(device) = finding.subject
+                && let Some(state) = self.devices.peek_mut(&device)
             {
-                return false;
+                state.vetting.spoil(now_ns);
             }
-            let key = (finding.subject, finding.technique.id, finding.rule);
-            let fresh = self.reported.get(&key).is_none_or(|at| now_ns.saturating_sub(*at) >= repeat_ns);
-            if fresh {
-                self.reported.put(key, now_ns);
-                if of_rule {
-                    self.reported.put(explained, now_ns);
+        }
+        found.retain(|finding| {
+            let news = self.is_news(finding, now_ns);
+            if news {
+                self.reported.put((finding.subject, finding.technique.id, finding.rule), now_ns);
+                if finding.rule.is_some() {
+                    self.reported.put((finding.subject, "", None), now_ns);
                 }
             }
-            fresh
+            news
         });
         for finding in &found {
             if let (Subject::Device(device), Some(_)) = (finding.subject, finding.rule)

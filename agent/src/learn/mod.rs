@@ -8,40 +8,51 @@
     allow(clippy::unwrap_used, clippy::expect_used, reason = "a failing test should stop at once")
 )]
 
+mod attribution;
 mod baseline;
 mod batch;
+mod calibration;
+mod compact;
 mod config;
 mod contact;
 mod destinations;
+mod detector;
 mod device;
+mod drift;
 mod evidence;
 mod extended;
 mod finding;
 mod fleet;
 mod forest;
 mod grid;
+mod keeping;
 mod learner;
 mod model;
 mod model_file;
 mod opinion;
+mod renewal;
 mod rules;
+mod samples;
 mod standard;
 mod state;
 mod table;
 mod technique;
 #[cfg(test)]
 mod testing;
+mod vetting;
 mod window;
 
 pub use config::{LearnConfig, RuleConfig};
 pub use contact::{FlowEnds, address};
 pub use destinations::Habit;
+pub use detector::FlowForest;
 pub use device::Phase;
 pub use extended::Extended;
 pub use finding::{FeatureNote, Finding, Subject};
 pub use forest::{Forest, Growth, GrowthError};
 pub use grid::{Grid, Rows};
-pub use learner::{DeviceStatus, LearnError, Learner};
+pub use keeping::{DeviceStatus, LearnError};
+pub use learner::Learner;
 pub use model::{Model, ModelKind};
 pub use model_file::ModelError;
 pub use opinion::Opinion;

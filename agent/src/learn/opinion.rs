@@ -6,7 +6,7 @@ use tidegate_common::{
     feature::FeatureVector,
 };
 
-use super::{baseline::Detector, learner::Learner, window::window_features};
+use super::{detector::Detector, learner::Learner, window::window_features};
 
 /// A model's opinion.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

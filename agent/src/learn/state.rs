@@ -38,6 +38,12 @@ pub struct BaselineState {
     pub habits: Vec<Habit>,
     /// Most bytes sent to one host within an hour.
     pub largest_upload: u64,
+    /// Flow samples adopted since, see `renewal`.
+    #[serde(default)]
+    pub adopted_flows: Vec<FeatureVector>,
+    /// Window samples adopted since.
+    #[serde(default)]
+    pub adopted_windows: Vec<FeatureVector>,
 }
 
 /// A stored baseline cannot be used.
@@ -80,10 +86,8 @@ impl BaselineState {
         if !device.is_device() {
             return Err(StateError::Device(device));
         }
-        if [self.flows.len(), self.windows.len(), self.known.len(), self.habits.len()]
-            .iter()
-            .any(|n| *n > MAX_ENTRIES)
-        {
+        let samples = [&self.flows, &self.windows, &self.adopted_flows, &self.adopted_windows].map(Vec::len);
+        if samples.into_iter().chain([self.known.len(), self.habits.len()]).any(|n| n > MAX_ENTRIES) {
             return Err(StateError::TooLarge(device));
         }
         if self.ready && self.flows.is_empty() {

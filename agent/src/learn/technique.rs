@@ -35,6 +35,9 @@ impl Technique {
     /// Another detector reported something that is evidence and no more.
     pub const REPORTED: Self = Self { id: "reported", name: "Reported by another detector" };
 
+    /// The device's normal traffic has slowly become another than the one learned.
+    pub const DRIFTED: Self = Self { id: "drift", name: "Drifted from the device's normal traffic" };
+
     /// Every technique, in the order of the reference page.
     pub const ALL: &'static [Self] = &[
         Self::NETWORK_SERVICE_DISCOVERY,
@@ -48,6 +51,7 @@ impl Technique {
         Self::EXFILTRATION,
         Self::UNUSUAL,
         Self::REPORTED,
+        Self::DRIFTED,
     ];
 
     /// The technique with this id.

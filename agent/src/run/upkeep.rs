@@ -84,23 +84,29 @@ impl Gateway {
             })
         });
         self.stored(saved);
+        let renewed = self.learner.take_renewed();
         for key in ready {
-            self.save_baseline(key, now);
+            self.save_baseline(key, renewed.contains(&key), now);
         }
     }
 
-    /// Saves a baseline that the store does not have yet.
-    fn save_baseline(&mut self, key: DeviceKey, now: Now) {
+    /// Saves a baseline that the store does not have yet, or not as it was `renewed`.
+    fn save_baseline(&mut self, key: DeviceKey, renewed: bool, now: Now) {
         let name = Mac(key.mac).to_string();
         let known = self.store.baseline(&name).map(|known| known.is_some());
-        if matches!(known, Ok(true)) {
+        if matches!(known, Ok(true)) && !renewed {
             return;
         }
         if let Some(state) = self.learner.export(key, now.kernel_ns) {
             let document = serde_json::to_vec(&state).unwrap_or_default();
             let saved = self.store.save_baseline(&name, now.wall, &document).map(drop);
             self.stored(saved);
-            self.tell(EventKind::Lifecycle, format!("the baseline of {name} is learned"), None, None);
+            self.tell(
+                EventKind::Lifecycle,
+                format!("the baseline of {name} is {}", if renewed { "renewed" } else { "learned" }),
+                None,
+                None,
+            );
         }
     }
 

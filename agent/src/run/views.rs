@@ -73,6 +73,7 @@ pub(super) fn notes(incident: &Incident) -> Vec<NoteView> {
         value: note.value,
         normal_low: note.normal_low,
         normal_high: note.normal_high,
+        share: note.share,
     };
     incident.notes.iter().map(view).collect()
 }

@@ -22,6 +22,9 @@ pub struct Note {
     pub normal_low: f64,
     /// Normal values end here.
     pub normal_high: f64,
+    /// Its share in what makes the whole anomalous, 0–1; 0 in records of versions that did not know it.
+    #[serde(default)]
+    pub share: f64,
 }
 
 /// Correlated evidence of one technique by one subject.
@@ -108,8 +111,8 @@ impl Incident {
 
 impl From<&crate::learn::FeatureNote> for Note {
     fn from(note: &crate::learn::FeatureNote) -> Self {
-        let crate::learn::FeatureNote { name, value, normal_low, normal_high } = *note;
-        Self { name: name.to_owned(), value, normal_low, normal_high }
+        let crate::learn::FeatureNote { name, value, normal_low, normal_high, share } = *note;
+        Self { name: name.to_owned(), value, normal_low, normal_high, share }
     }
 }
 
