@@ -24,7 +24,7 @@ use tidegate_common::verdict::{Action, Level, Mode, Reason};
 use crate::{
     enforce::Target,
     identity::Mac,
-    learn::{Finding, Subject, Technique},
+    learn::{Finding, Nature, Subject, Technique},
 };
 
 /// Whether the device a finding is about has a baseline.
@@ -138,6 +138,9 @@ fn hold(finding: &Finding, target: &Target, context: &Context<'_>) -> Option<Str
     }
     if let Some(why) = (context.protected)(target) {
         return Some(format!("{target} is protected: {why}"));
+    }
+    if finding.nature() == Nature::Anomaly {
+        return Some("it is a change, and no threat by itself".to_owned());
     }
     let response = context.response;
     if response.techniques.get(finding.technique.id) == Some(&Response::Observe) {

@@ -73,6 +73,10 @@ fn decisions_by_table() {
         case("beacon", found(DEVICE, T::COMMAND_AND_CONTROL, Some("beacon"), 0.95, 1e-6), cloud),
         case("exfiltration", found(DEVICE, T::EXFILTRATION, Some("exfiltration"), 0.95, 1e-6), cloud),
         case("arp spoofing", found(DEVICE, T::ARP_POISONING, Some("arp_spoof"), 0.7, 1e-6), full),
+        Case {
+            held: Some("no threat by itself"),
+            ..case("change", found(DEVICE, T::CHANGE, Some("update"), 0.95, 1e-6), observe)
+        },
         Case { held: Some("confidence 0.50"), ..case("weak rule", weak(DEVICE), observe) },
         Case { held: Some("no single host"), ..case("forged sources", scan(MANY), observe) },
         Case {

@@ -19,6 +19,12 @@ settings! {
         slow_vertical_ports: u32 = 60,
         /// Window of the slow scan rule, in seconds.
         slow_scan_window_s: u32 = 300,
+        /// Weight of hosts tried on one TCP service without an answer that makes a patient scan; each counts 1 when it is new.
+        patient_scan_hosts: u32 = 24,
+        /// The same for TCP ports of one host.
+        patient_scan_ports: u32 = 40,
+        /// Time in which the weight of a try halves for the patient scan rules, in seconds.
+        patient_scan_half_life_s: u32 = 1_200,
         /// Share of the tried ports or hosts that may have answered before it is no scan, 0–1.
         scan_answered_share: f64 = 0.5,
         /// Different addresses asked for by ARP within one device window that make an address sweep.
@@ -37,6 +43,20 @@ settings! {
         icmp_flood_pps: u32 = 250,
         /// Share of flood packets or connections that may be answered before it is no flood, 0–1 (ICMP: not asked).
         flood_answered_share: f64 = 0.2,
+        /// Bytes within 10 s of answers to one source, or of answers never asked for, that make an amplification flood.
+        amplified_bytes: u64 = 250_000,
+        /// How many times more a device must have answered than it was asked.
+        amplification_factor: f64 = 8.0,
+        /// Unrelated IPv4 source addresses (different first 16 bits) of one device within 60 s that make forged sources, unless
+        /// it answers for several of them as a router does.
+        forged_sources: u32 = 16,
+        /// Devices new to a device's baseline whose admin services (SSH, Telnet, HTTP, SMB, MQTT, …) answered it within
+        /// `lateral_window_s` that make lateral movement; fewer are only reported.
+        lateral_peers: u32 = 3,
+        /// Window of the lateral movement rule, in seconds.
+        lateral_window_s: u32 = 900,
+        /// Lines to an FTP, Telnet or mail login within one connection, answered line by line, that are reported.
+        login_lines: u32 = 300,
         /// Short connections to one login service (SSH, Telnet, FTP, …) within 2 s that make a brute force.
         login_attempts_fast: u32 = 12,
         /// The same within 20 s.

@@ -48,6 +48,19 @@ pub struct FeatureNote {
     pub share: f64,
 }
 
+/// Confidence of a rule below which what it found is an anomaly.
+const THREAT_CONFIDENCE: f64 = 0.5;
+
+/// What an operator should make of a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nature {
+    /// Something changed, as devices do when they are updated or used in a new way: reported, never acted upon.
+    Anomaly,
+    /// Something an attacker does.
+    Threat,
+}
+
 /// One thing found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
@@ -71,4 +84,12 @@ pub struct Finding {
     pub detail: String,
     /// The features that made it anomalous, the most important first (model findings).
     pub notes: Vec<FeatureNote>,
+}
+
+impl Finding {
+    /// Whether it is a threat, or a change that is only reported.
+    pub fn nature(&self) -> Nature {
+        let weak = self.rule.is_some() && self.score < THREAT_CONFIDENCE;
+        if weak || self.technique == Technique::CHANGE { Nature::Anomaly } else { Nature::Threat }
+    }
 }

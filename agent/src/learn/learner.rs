@@ -21,10 +21,11 @@ use super::{
     destinations::{Destinations, exfiltration},
     device::{Device, Phase},
     evidence,
-    finding::{Finding, Subject},
+    finding::{Finding, Nature, Subject},
     fleet,
     forest::GrowthError,
     model::ModelKind,
+    peers,
     rules::{ArpClaim, Progress, Rules, SECOND_NS, forget, is_attempt, is_host},
     window::window_features,
 };
@@ -179,6 +180,7 @@ impl Learner {
         let Some(device) = contact.ends.initiator else { return };
         let state = self.devices.get_or_insert_mut(device, || Device::new(&self.config, contact.now_ns));
         state.last_ns = contact.now_ns;
+        found.extend(peers::met(&mut self.rules, state, &self.own, contact, &before));
         // A flow that ended was judged then; what the sweep finds of it later is the same flow.
         if ended_before && ended {
             return;
@@ -273,7 +275,7 @@ impl Learner {
             let news = self.is_news(finding, now_ns);
             if news {
                 self.reported.put((finding.subject, finding.technique.id, finding.rule), now_ns);
-                if finding.rule.is_some() {
+                if finding.rule.is_some() && finding.nature() == Nature::Threat {
                     self.reported.put((finding.subject, "", None), now_ns);
                 }
             }
@@ -281,6 +283,7 @@ impl Learner {
         });
         for finding in &found {
             if let (Subject::Device(device), Some(_)) = (finding.subject, finding.rule)
+                && finding.nature() == Nature::Threat
                 && let Some(state) = self.devices.peek_mut(&device)
                 && state.phase == Phase::Learning
             {

@@ -76,6 +76,45 @@ fn a_device_learns_and_then_stays_quiet() {
 }
 
 #[test]
+fn new_admin_peers_are_reported_and_several_are_lateral_movement() {
+    let mut sim = learned();
+    let visit = |number: u8| {
+        let mut script = Script::default();
+        for peer in 0..number {
+            let ends = (inside(SENSOR, 50_000 + u16::from(peer)), inside(100 + peer, 22));
+            script.tcp(u64::from(peer) * 60 * S, ends, (6, 90), (6, 200), S / 10, true);
+        }
+        script
+    };
+    let found = sim.play(&mut visit(1), 60 * S);
+    assert_eq!(rules(&found), ["new_admin_peer"], "{found:#?}");
+    assert_eq!(found[0].1.nature(), Nature::Anomaly);
+    let found = sim.play(&mut visit(6), 420 * S);
+    let moved = found.iter().find(|(_, finding)| finding.rule == Some("lateral_movement")).unwrap();
+    assert_eq!(moved.1.technique, Technique::REMOTE_SERVICES);
+    assert_eq!(moved.1.subject, Subject::Device(device(SENSOR)));
+}
+
+#[test]
+fn peers_of_the_baseline_are_no_lateral_movement() {
+    let mut sim = Sim::with(quick());
+    let mut script = Script::default();
+    (0..22).for_each(|n| minute(&mut script, n));
+    for peer in 0..6u8 {
+        let ends = (inside(SENSOR, 50_000), inside(100 + peer, 80));
+        script.tcp(u64::from(peer) * 60 * S, ends, (6, 90), (6, 200), S / 10, true);
+    }
+    assert!(rules(&sim.play(&mut script, 1_380 * S)).is_empty());
+    let mut script = Script::default();
+    (0..6).for_each(|n| minute(&mut script, n));
+    for peer in 0..6u8 {
+        let ends = (inside(SENSOR, 51_000), inside(100 + peer, 80));
+        script.tcp(u64::from(peer) * 30 * S, ends, (6, 90), (6, 200), S / 10, true);
+    }
+    assert!(rules(&sim.play(&mut script, 400 * S)).is_empty());
+}
+
+#[test]
 fn what_goes_on_is_reported_again_once_it_is_forgotten() {
     let mut sim = Sim::new();
     let claim = |holder: u8| ArpClaim {

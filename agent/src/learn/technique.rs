@@ -22,6 +22,12 @@ impl Technique {
     pub const NETWORK_FLOOD: Self = Self { id: "T1498.001", name: "Direct Network Flood" };
     /// Half-open connections that exhaust the victim's state.
     pub const SYN_FLOOD: Self = Self { id: "T1499.001", name: "OS Exhaustion Flood" };
+    /// Services that answer small questions with much, asked in somebody else's name.
+    pub const REFLECTION: Self = Self { id: "T1498.002", name: "Reflection Amplification" };
+    /// Traffic in the name of addresses that are not the sender's.
+    pub const FORGED_SOURCES: Self = Self { id: "T1498", name: "Network Denial of Service" };
+    /// From one device to the admin services of others.
+    pub const REMOTE_SERVICES: Self = Self { id: "T1021", name: "Remote Services" };
     /// Password after password against one service.
     pub const BRUTE_FORCE: Self = Self { id: "T1110", name: "Brute Force" };
     /// ARP that puts a device between two others.
@@ -32,6 +38,8 @@ impl Technique {
     pub const EXFILTRATION: Self = Self { id: "T1048", name: "Exfiltration Over Alternative Protocol" };
     /// The model found traffic unlike the device's own and no rule says what it is.
     pub const UNUSUAL: Self = Self { id: "anomaly", name: "Unlike the device's normal traffic" };
+    /// Something new that fits what the device's maker does: an update, another address of a service it knows.
+    pub const CHANGE: Self = Self { id: "change", name: "Change without known harm" };
     /// Another detector reported something that is evidence and no more.
     pub const REPORTED: Self = Self { id: "reported", name: "Reported by another detector" };
 
@@ -45,11 +53,15 @@ impl Technique {
         Self::ACTIVE_SCANNING,
         Self::NETWORK_FLOOD,
         Self::SYN_FLOOD,
+        Self::REFLECTION,
+        Self::FORGED_SOURCES,
+        Self::REMOTE_SERVICES,
         Self::BRUTE_FORCE,
         Self::ARP_POISONING,
         Self::COMMAND_AND_CONTROL,
         Self::EXFILTRATION,
         Self::UNUSUAL,
+        Self::CHANGE,
         Self::REPORTED,
         Self::DRIFTED,
     ];

@@ -2,14 +2,15 @@
 //!
 //! Only conversations that came about, in which both ends spoke, count: a client that reconnects after an outage is
 //! refused or unanswered and does not look alike. Web and MQTT clients honestly reconnect more, so more attempts, of like
-//! size, are asked of them. Guesses inside one long connection are not seen.
+//! size, are asked of them. A long dialogue of short lines with a login service may be guesses inside one connection, or an
+//! honest session: it is reported and no more.
 
 use std::{collections::VecDeque, net::IpAddr, num::NonZeroUsize};
 
 use lru::LruCache;
 use tidegate_common::{flow::FlowRecord, parse::proto};
 
-use super::{Contact, SECOND_NS, finding, forget, seconds};
+use super::{Contact, Progress, SECOND_NS, finding, forget, seconds};
 use crate::learn::{Finding, RuleConfig, Subject, Technique};
 
 const MAX_SERVICES: NonZeroUsize = NonZeroUsize::new(2_048).unwrap();
@@ -92,6 +93,37 @@ impl BruteForce {
         while self.services.peek_lru().is_some_and(|(_, attempts)| old(attempts)) {
             self.services.pop_lru();
         }
+    }
+}
+
+/// Line after line from both ends of one connection to a service that asks for passwords in clear text.
+pub(super) fn dialogue(
+    config: &RuleConfig,
+    contact: &Contact<'_>,
+    before: &Progress,
+    found: &mut Vec<Finding>,
+) {
+    /// Mean payload of a packet, bare acknowledgements included: a name or password, and the refusal with a new prompt.
+    const LINE: std::ops::RangeInclusive<u64> = 3..=96;
+    if contact.protocol != proto::TCP || !matches!(contact.port, 21 | 23 | 110 | 143 | 2323) {
+        return;
+    }
+    let FlowRecord { out, inward, .. } = contact.record;
+    let sent = out.packets.saturating_sub(before.packets_out);
+    let took_ns = contact.record.last_ns().saturating_sub(before.at_ns.max(contact.record.first_ns()));
+    let lines = |packets: u64, payload: u64| packets > 0 && LINE.contains(&(payload / packets));
+    let is_dialogue = lines(out.packets, out.payload_bytes) && lines(inward.packets, inward.payload_bytes);
+    let quick = sent.saturating_mul(SECOND_NS) >= took_ns.max(1);
+    if sent > 0 && is_dialogue && quick && out.packets >= u64::from(config.login_lines) {
+        let first_ns = contact.record.first_ns();
+        let detail = format!(
+            "{} short lines to port {} of {} within one connection in {}, each answered by another",
+            out.packets,
+            contact.port,
+            contact.victim,
+            seconds(first_ns, contact.now_ns)
+        );
+        found.push(finding(contact, Technique::BRUTE_FORCE, "login_dialogue", 0.45, first_ns, detail));
     }
 }
 

@@ -3,10 +3,16 @@
 //! Every tracker is bounded: whatever a sender makes up, the least recently seen entry gives way. Rules look at who began
 //! a conversation and whether it came about; they never look at a baseline. Broadcast and multicast are nobody's attack.
 
+mod amplify;
 mod arp;
 mod brute;
 mod flood;
+mod lateral;
 mod scan;
+mod slow;
+mod spoof;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
 mod tries;
@@ -31,6 +37,10 @@ pub(super) const MILLI_NS: u64 = 1_000_000;
 pub(super) struct Rules {
     config: RuleConfig,
     scans: scan::Scans,
+    slow_scans: slow::SlowScans,
+    amplification: amplify::Amplification,
+    spoofing: spoof::Spoofing,
+    lateral: lateral::LateralMovement,
     floods: flood::Floods,
     brute: brute::BruteForce,
     arp: arp::ArpSpoofing,
@@ -111,6 +121,10 @@ impl Rules {
     pub(super) fn new(config: RuleConfig) -> Self {
         Self {
             scans: scan::Scans::new(),
+            slow_scans: slow::SlowScans::new(),
+            amplification: amplify::Amplification::new(),
+            spoofing: spoof::Spoofing::new(),
+            lateral: lateral::LateralMovement::new(),
             floods: flood::Floods::new(),
             brute: brute::BruteForce::new(),
             arp: arp::ArpSpoofing::new(),
@@ -130,10 +144,13 @@ impl Rules {
     pub(super) fn started(&mut self, contact: &Contact<'_>, found: &mut Vec<Finding>) {
         if is_attempt(contact.protocol, contact.record) {
             self.scans.attempt(&self.config, contact, found);
+            self.slow_scans.attempt(&self.config, contact, found);
         }
         if contact.record.out.packets > 0 {
             self.floods.started(&self.config, contact, found);
+            self.spoofing.started(&self.config, contact, found);
         }
+        self.amplification.carried(&self.config, contact, &Progress::default(), found);
     }
 
     /// A flow as it stands later; `before` is what it was when it was last looked at.
@@ -147,14 +164,23 @@ impl Rules {
         let outcome = outcome(contact.protocol, contact.record);
         if outcome != Outcome::Open {
             self.scans.outcome(&self.config, contact, outcome, found);
+            self.slow_scans.outcome(contact, outcome);
+            self.spoofing.outcome(contact, outcome);
         }
         if outcome == Outcome::Answered && !before.answered {
             self.floods.completed(contact);
         }
         flood::Floods::continued(&self.config, contact, before, found);
+        self.amplification.carried(&self.config, contact, before, found);
+        brute::dialogue(&self.config, contact, before, found);
         if ended && outcome == Outcome::Answered {
             self.brute.ended(&self.config, contact, found);
         }
+    }
+
+    /// A device with a baseline was answered by another one that the baseline does not know.
+    pub(super) fn met(&mut self, contact: &Contact<'_>) -> Option<Finding> {
+        self.lateral.met(&self.config, contact)
     }
 
     /// A device's window, whole or growing.
@@ -175,6 +201,10 @@ impl Rules {
     /// Forgets what is counted of some subjects.
     pub(super) fn forget(&mut self, about: impl Fn(&Subject) -> bool) {
         self.scans.forget(&about);
+        self.slow_scans.forget(&about);
+        self.amplification.forget(&about);
+        self.spoofing.forget(&about);
+        self.lateral.forget(&about);
         self.floods.forget(&about);
         self.brute.forget(&about);
         self.arp.forget(&about);
@@ -183,6 +213,7 @@ impl Rules {
     /// What becomes true by waiting.
     pub(super) fn tick(&mut self, now_ns: u64, found: &mut Vec<Finding>) {
         self.scans.tick(&self.config, now_ns, found);
+        self.slow_scans.expire(&self.config, now_ns);
         self.floods.expire(now_ns);
         self.brute.expire(now_ns);
     }
@@ -233,6 +264,14 @@ pub(super) const fn discovery(subject: &Subject) -> Technique {
 pub(super) const fn is_chatty(protocol: u8, port: u16) -> bool {
     protocol == proto::UDP
         && matches!(port, 53 | 67 | 68 | 123 | 443 | 853 | 1900 | 3478..=3481 | 5353 | 5355 | 19302..=19309)
+}
+
+/// Whether an address is one of the local networks' (RFC 1918, 3927, 4193, 4291).
+pub(super) const fn is_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
 }
 
 /// Whether an address is one host's.

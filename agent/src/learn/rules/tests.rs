@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use tidegate_common::{device::DeviceWindow, parse::proto};
 
 use super::*;
+use crate::learn::Nature;
 use crate::learn::testing::{ACK, End, FIN, MS, S, Script, Sim, device, inside, outside};
 
 /// Plays an attack; the first finding of `rule` must come within `most` and blame `subject`.
@@ -437,4 +438,22 @@ fn a_traceroute_and_a_passive_ftp_session() {
         script.tcp(u64::from(file) * 200 * MS, data, (5, 0), (20, 1_400), 2 * MS, true);
     }
     honest(&mut script, 20 * S);
+}
+
+#[test]
+fn line_after_line_to_a_login_is_an_anomaly_and_no_more() {
+    let mut script = Script::default();
+    script.tcp(0, (outside(7, 40_000), inside(7, 21)), (400, 20), (400, 30), 30 * MS, true);
+    let found = Sim::new().play(&mut script, 20 * S);
+    let fired: Vec<_> = found.iter().filter(|(_, finding)| finding.rule.is_some()).collect();
+    assert_eq!(fired.len(), 1, "{fired:#?}");
+    assert_eq!((fired[0].1.rule, fired[0].1.nature()), (Some("login_dialogue"), Nature::Anomaly));
+}
+
+#[test]
+fn a_long_ftp_download_and_a_typed_telnet_session_are_honest() {
+    let mut script = Script::default();
+    script.tcp(0, (inside(7, 40_000), outside(7, 21)), (400, 0), (400, 1_400), 30 * MS, true);
+    script.tcp(0, (inside(7, 40_001), outside(7, 23)), (400, 1), (400, 1), 30 * MS, true);
+    honest(&mut script, 30 * S);
 }

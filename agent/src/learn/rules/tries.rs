@@ -81,6 +81,23 @@ impl<T: Copy + PartialEq> Tries<T> {
         tally
     }
 
+    /// What failed, what was answered and the first try of both; a try's weight halves every `half_life_ns`.
+    pub(super) fn weigh(&self, now_ns: u64, half_life_ns: u64, grace_ns: u64) -> (f64, f64, u64) {
+        let (mut failed, mut answered, mut first_ns) = (0.0, 0.0, now_ns);
+        for found in &self.tries {
+            let age_ns = now_ns.saturating_sub(found.at_ns);
+            let weight = (-(age_ns as f64) / half_life_ns.max(1) as f64).exp2();
+            first_ns = first_ns.min(found.at_ns);
+            match found.outcome {
+                Outcome::Answered => answered += weight,
+                Outcome::Refused => failed += weight,
+                Outcome::Open if age_ns >= grace_ns => failed += weight,
+                Outcome::Open => {}
+            }
+        }
+        (failed, answered, first_ns)
+    }
+
     /// Number of values kept.
     pub(super) const fn len(&self) -> usize {
         self.tries.len()
