@@ -4,6 +4,8 @@
 //! a shared machine swing, so the load average is in the report and ratios of one run are what counts.
 
 mod datapath;
+mod detection;
+mod figures;
 mod kernel;
 mod replay;
 mod scoring;
@@ -86,8 +88,12 @@ impl Row {
 type Suite = fn(&Context) -> Result<Vec<Row>>;
 
 /// Every suite by name.
-const SUITES: &[(&str, Suite)] =
-    &[("datapath", datapath::rows), ("replay", replay::rows), ("scoring", scoring::rows)];
+const SUITES: &[(&str, Suite)] = &[
+    ("datapath", datapath::rows),
+    ("detection", detection::rows),
+    ("replay", replay::rows),
+    ("scoring", scoring::rows),
+];
 
 #[derive(Serialize)]
 struct Report {

@@ -17,8 +17,8 @@ use serde::Deserialize;
 use super::{Context, Row};
 use crate::shell;
 
-const SCIKIT_LEARN: &str = "1.9.1";
-const ISOTREE: &str = "0.6.1.post10";
+pub(super) const SCIKIT_LEARN: &str = "1.9.1";
+pub(super) const ISOTREE: &str = "0.6.1.post10";
 /// isotree imports it without asking for it.
 const PANDAS: &str = "3.1.1";
 const COLUMNS: usize = 14;
@@ -101,7 +101,7 @@ fn matrix_files(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The Python of a virtual environment in `directory` that has the peers.
-fn peers(directory: &Path) -> Result<PathBuf> {
+pub(super) fn peers(directory: &Path) -> Result<PathBuf> {
     let python = directory.join("bin/python");
     let check = format!(
         "import isotree; from importlib.metadata import version; assert version('scikit-learn') == '{SCIKIT_LEARN}' and version('isotree') == '{ISOTREE}'"

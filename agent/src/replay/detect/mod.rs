@@ -42,8 +42,8 @@ const SECOND_NS: u64 = 1_000_000_000;
 const SWEEP_EVERY_S: u64 = 2;
 /// Ticks of a silence; after it the clock jumps.
 const PATIENCE_NS: u64 = 600 * SECOND_NS;
-/// A file that begins this long before the one before it ended is of another time: its clock is moved.
-const OVERLAP_NS: u64 = 3_600 * SECOND_NS;
+/// A file that begins this long before the one before it has got to is of another time.
+const OVERLAP_NS: u64 = 60 * SECOND_NS;
 /// Between two files of different times.
 const PAUSE_NS: u64 = SECOND_NS;
 /// Where the clock begins: late enough that everything learned may have happened before.
@@ -124,11 +124,14 @@ impl Watch {
         })
     }
 
-    /// A file begins whose first record is of `first_ns`, nanoseconds since the epoch.
+    /// A file begins whose first record is of `first_ns`, nanoseconds since the epoch. It continues what was watched before,
+    /// unless it is of an earlier time: then all that is over, and the clock goes on from where it is.
     pub fn begin_file(&mut self, first_ns: u64) -> Result<(), WatchError> {
-        self.flush()?;
-        let continues = self.ahead_ns.is_some_and(|_| self.clock_of(first_ns) + OVERLAP_NS >= self.now_ns);
-        if !continues {
+        let is_settled = self.meter.is_empty() && self.schedule.is_empty();
+        let overlap_ns = if is_settled { 0 } else { OVERLAP_NS };
+        let first = self.clock_of(first_ns);
+        if self.ahead_ns.is_none() || first.saturating_add(overlap_ns) < self.now_ns {
+            self.flush()?;
             self.ahead_ns = Some(i128::from(first_ns) - i128::from(self.now_ns + PAUSE_NS));
         }
         Ok(())

@@ -105,6 +105,10 @@ impl Schedule {
         self.waiting += 1;
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     pub(super) const fn is_crowded(&self) -> bool {
         self.waiting > REORDER
     }
