@@ -56,7 +56,7 @@ impl Config {
             max_devices: learning.max_devices,
             max_models: learning.max_models,
             seed: learning.seed,
-            evidence_p: learning.evidence_p,
+            evidence_p: learning.sensitivity.rate(),
             evidence_flows: learning.evidence_flows,
             report_p: learning.report_p,
         }

@@ -12,7 +12,7 @@ use crate::{
     config::{
         period::Period,
         section::section,
-        values::{Endpoint, GatewayMode, Listen},
+        values::{Endpoint, GatewayMode, Listen, Sensitivity, SensitivityWord},
     },
     datapath::{TcChoice, XdpChoice},
     decide,
@@ -79,15 +79,16 @@ section! {
         /// Flows that a baseline needs at least, 8 to 1,000,000.
         min_flows: u32 = 64,
         /// Flows and windows kept of each device, 64 to 100,000; older ones are thinned out at random.
-        samples: u32 = 768,
+        samples: u32 = 512,
         /// Devices that are judged on their own, 1 to 65,536; the longest silent is forgotten for a new one.
-        max_devices: u32 = 512,
-        /// Devices with trained models in memory (about 340 KiB each), 1 to 65,536; the others are judged by the fleet's default.
-        max_models: u32 = 96,
+        max_devices: u32 = 1_024,
+        /// Devices with trained models in memory (about 70 KiB each), 1 to 65,536; the others are judged by the fleet's default.
+        max_models: u32 = 1_024,
         /// Seed of everything random: the same traffic and seed give the same baseline.
         seed: u64 = 1,
-        /// Chance in normal traffic below which a flow or window counts as evidence, 0 to 1.
-        evidence_p: f64 = 0.01,
+        /// How readily a flow or window counts as evidence: low, medium or high, which three of a thousand, one of a hundred and
+        /// three of a hundred normal ones do, or that share itself, 0.0001 to 0.2. The limit follows each device's traffic.
+        sensitivity: Sensitivity = Sensitivity::Named(SensitivityWord::Medium),
         /// Recent flows of a device that are looked at together, 2 to 1,000 (n of k-of-n).
         evidence_flows: u32 = 20,
         /// Chance that so many of them are evidence in normal traffic, below which the model reports; 0 to 1 (k of k-of-n).

@@ -133,7 +133,7 @@ fn learning(check: &mut Check, config: &Config) {
     check.range("learning.samples", learning.samples, 64..=100_000);
     check.range("learning.max_devices", learning.max_devices, 1..=65_536);
     check.range("learning.max_models", learning.max_models, 1..=65_536);
-    check.range("learning.evidence_p", learning.evidence_p, 0.0..=1.0);
+    check.range("learning.sensitivity", learning.sensitivity.rate(), 0.0001..=0.2);
     check.range("learning.evidence_flows", learning.evidence_flows, 2..=1_000);
     check.range("learning.report_p", learning.report_p, 0.0..=1.0);
     if learning.window > learning.learning_period {

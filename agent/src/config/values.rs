@@ -33,6 +33,40 @@ impl fmt::Display for GatewayMode {
     }
 }
 
+/// How readily traffic counts as evidence: a word, or the share of normal flows and windows that may.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "\"low\", \"medium\", \"high\" or a share between 0.0001 and 0.2 is expected")]
+pub enum Sensitivity {
+    /// A word.
+    Named(SensitivityWord),
+    /// The share itself.
+    Rate(f64),
+}
+
+/// The sensitivities that have a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SensitivityWord {
+    /// Three of a thousand.
+    Low,
+    /// One of a hundred.
+    Medium,
+    /// Three of a hundred.
+    High,
+}
+
+impl Sensitivity {
+    /// Share of normal flows and windows that may count as evidence.
+    pub const fn rate(self) -> f64 {
+        match self {
+            Self::Named(SensitivityWord::Low) => 0.003,
+            Self::Named(SensitivityWord::Medium) => 0.01,
+            Self::Named(SensitivityWord::High) => 0.03,
+            Self::Rate(rate) => rate,
+        }
+    }
+}
+
 /// How far an isolated device is cut off, see [`Level`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -173,6 +207,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn sensitivities_are_words_or_shares() {
+        #[derive(Debug, Deserialize)]
+        struct Section {
+            sensitivity: Sensitivity,
+        }
+        let rate = |text: &str| toml::from_str::<Section>(text).map(|section| section.sensitivity.rate());
+        for (text, expected) in [("\"low\"", 0.003), ("\"medium\"", 0.01), ("\"high\"", 0.03), ("0.02", 0.02)]
+        {
+            let found = rate(&format!("sensitivity = {text}")).unwrap();
+            assert!((found - expected).abs() < f64::EPSILON, "{text}: {found}");
+        }
+        let error = rate("sensitivity = \"extreme\"").unwrap_err().to_string();
+        assert!(error.contains("low") && error.contains("0.0001 and 0.2"), "{error}");
+    }
 
     #[test]
     fn endpoints_are_names_or_addresses_with_a_port() {

@@ -99,14 +99,14 @@ settings! {
         /// Windows a baseline needs at least.
         min_windows: u32 = 10,
         /// Flows and windows kept per device, each; older ones are thinned out at random.
-        samples: u32 = 768,
+        samples: u32 = 512,
         /// Devices with a state of their own; the longest silent is forgotten for a new one.
-        max_devices: u32 = 512,
-        /// Devices with trained models in memory (about 340 KiB each); the others are judged by the fleet's default.
-        max_models: u32 = 96,
+        max_devices: u32 = 1_024,
+        /// Devices with trained models in memory (about 70 KiB each); the others are judged by the fleet's default.
+        max_models: u32 = 1_024,
         /// Seed of all training, so that the same traffic gives the same models.
         seed: u64 = 1,
-        /// P-value below which a flow or window counts as evidence.
+        /// Share of normal flows and windows that may count as evidence.
         evidence_p: f64 = 0.01,
         /// Recent flows of a device that are looked at together (n of k-of-n).
         evidence_flows: u32 = 20,

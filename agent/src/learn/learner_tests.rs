@@ -451,7 +451,7 @@ fn a_slow_drift_does_not_teach_an_attack() {
             script.tcp(at, (inside(SENSOR, port), to), (60, 900), (200, 1_300), MS, call % 3 == 0);
         }
     };
-    let hours = 12;
+    let hours = 6;
     let on_the_way = live(&mut sim, hours * 60, |script, n| attack(script, n, (n + 1) * 28 / (hours * 60)));
     let found = live(&mut sim, 60, |script, n| attack(script, n, 28));
     let noticed = |found: &[(u64, Finding)]| {
