@@ -5,6 +5,8 @@
 
 use std::net::Ipv4Addr;
 
+/// Message type: the server offers an address.
+pub(super) const OFFER: u8 = 2;
 /// Message type: the client takes an offered address or renews its own.
 pub(super) const REQUEST: u8 = 3;
 /// Message type: the client found the address in use.

@@ -48,6 +48,7 @@ proptest! {
         for (step, (frame, ingress)) in frames.iter().enumerate() {
             let point = if *ingress { ObservationPoint::ingress(PORT) } else { ObservationPoint::egress(PORT) };
             registry.observe_sample(&sample_at(frame, point), step as u64 * SECOND);
+            registry.rival_server(&sample_at(frame, point), step as u64 * SECOND);
         }
         prop_assert!(registry.len() <= 4);
         let now = Now { kernel_ns: 100 * SECOND, wall: Timestamp::UNIX_EPOCH };
@@ -66,5 +67,6 @@ proptest! {
         let mut event = sample(&bytes);
         event.captured = captured;
         registry().observe_sample(&event, SECOND);
+        registry().rival_server(&event, SECOND);
     }
 }

@@ -10,6 +10,7 @@ mod hostile_tests;
 mod mac;
 mod registry;
 mod sample;
+mod servers;
 #[cfg(test)]
 mod tests;
 mod vendor;
@@ -18,4 +19,5 @@ mod view;
 pub use device::{Contest, Device, IdentityEvent, NameSource};
 pub use mac::{Mac, MacError};
 pub use registry::Registry;
+pub use servers::DhcpServer;
 pub use vendor::Vendors;

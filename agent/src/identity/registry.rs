@@ -68,7 +68,9 @@ pub(super) struct Entry {
 pub struct Registry {
     pub(super) devices: HashMap<DeviceKey, Entry>,
     pub(super) holdings: HashMap<IpAddr, Holding>,
-    own: Vec<IpAddr>,
+    pub(super) own: Vec<IpAddr>,
+    /// When the gateway itself last gave a lease.
+    pub(super) served_ns: Option<u64>,
     pub(super) vendors: Vendors,
     capacity: usize,
 }
@@ -85,6 +87,7 @@ impl Registry {
             devices: HashMap::new(),
             holdings: HashMap::new(),
             own: Vec::new(),
+            served_ns: None,
             vendors,
             capacity: capacity.max(1),
         }

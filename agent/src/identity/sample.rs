@@ -176,6 +176,17 @@ fn dhcp_reply(body: &[u8], ifindex: u32, by_gateway: bool) -> Option<Reading> {
     Some(Reading { device, claims: vec![Claim::Leased { ip, by_gateway }] })
 }
 
+/// The packet by which a DHCP server offers or gives an address, and to whom.
+pub(super) fn dhcp_answer(sample: &SampleEvent) -> Option<(Packet, Mac)> {
+    let frame = sample.data.get(..usize::from(sample.captured))?;
+    let packet = parse(frame, 0);
+    if (packet.proto, packet.src_port, packet.dst_port) != (proto::UDP, 67, 68) {
+        return None;
+    }
+    let message = Dhcp::read(payload(frame, &packet)?)?;
+    matches!(message.kind, Some(dhcp::OFFER | dhcp::ACK)).then_some((packet, Mac(message.client)))
+}
+
 fn mdns(body: &[u8], packet: &Packet) -> Vec<Claim> {
     let Some(source) = usable(packet.src.octets()) else { return Vec::new() };
     let mut bytes = body.to_vec();

@@ -26,9 +26,10 @@ use super::{
     forest::GrowthError,
     model::ModelKind,
     peers,
-    rules::{ArpClaim, Progress, Rules, SECOND_NS, forget, is_attempt, is_host},
+    rules::{self, ArpClaim, Progress, Rules, SECOND_NS, forget, is_attempt, is_host},
     window::window_features,
 };
+use crate::identity::DhcpServer;
 
 const MAX_FLOWS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 const MAX_REPORTS: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
@@ -127,6 +128,11 @@ impl Learner {
     pub fn observe_arp_claim(&mut self, claim: &ArpClaim, now_ns: u64) -> Vec<Finding> {
         let found = self.rules.arp_claim(claim, now_ns).into_iter().collect();
         self.report(found, now_ns)
+    }
+
+    /// A device answers as a DHCP server where the gateway does.
+    pub fn observe_dhcp_server(&mut self, rival: &DhcpServer, now_ns: u64) -> Vec<Finding> {
+        self.report(vec![rules::dhcp_spoof(rival, now_ns)], now_ns)
     }
 
     /// What becomes true by waiting; and trains at most one device. Call it every second or so.

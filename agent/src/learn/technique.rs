@@ -32,6 +32,8 @@ impl Technique {
     pub const BRUTE_FORCE: Self = Self { id: "T1110", name: "Brute Force" };
     /// ARP that puts a device between two others.
     pub const ARP_POISONING: Self = Self { id: "T1557.002", name: "ARP Cache Poisoning" };
+    /// Leases from a device that puts itself between the others and the gateway.
+    pub const DHCP_SPOOFING: Self = Self { id: "T1557.003", name: "DHCP Spoofing" };
     /// Regular contact with a host that gives orders.
     pub const COMMAND_AND_CONTROL: Self = Self { id: "T1071", name: "Application Layer Protocol" };
     /// Data carried off to a host that never got any.
@@ -58,6 +60,7 @@ impl Technique {
         Self::REMOTE_SERVICES,
         Self::BRUTE_FORCE,
         Self::ARP_POISONING,
+        Self::DHCP_SPOOFING,
         Self::COMMAND_AND_CONTROL,
         Self::EXFILTRATION,
         Self::UNUSUAL,

@@ -104,6 +104,10 @@ impl Gateway {
 
     fn on_sample(&mut self, event: &SampleEvent) {
         let now = now();
+        if let Some(rival) = self.registry.rival_server(event, now.kernel_ns) {
+            let findings = self.learner.observe_dhcp_server(&rival, now.kernel_ns);
+            self.judge_all(findings);
+        }
         for event in self.registry.observe_sample(event, now.kernel_ns) {
             self.on_identity(event, now);
         }

@@ -12,7 +12,7 @@ use tidegate_common::device::DeviceKey;
 
 use super::SECOND_NS;
 use crate::{
-    identity::{Contest, Mac},
+    identity::{Contest, DhcpServer, Mac},
     learn::{Finding, RuleConfig, Subject, Technique},
 };
 
@@ -166,6 +166,23 @@ impl Claims {
         }
         self.told.push(Told { host, count: 1, last_ns: now_ns });
         1
+    }
+}
+
+/// Leases from a device in a network where the gateway gives them: one is enough, as nobody gives one by accident.
+pub(in crate::learn) fn dhcp_spoof(rival: &DhcpServer, now_ns: u64) -> Finding {
+    let DhcpServer { device, client } = *rival;
+    Finding {
+        subject: Subject::Device(device),
+        victim: None,
+        technique: Technique::DHCP_SPOOFING,
+        rule: Some("dhcp_spoof"),
+        score: 0.9,
+        p_value: 1e-5,
+        first_ns: now_ns,
+        at_ns: now_ns,
+        detail: format!("{} offered {client} a lease, which is the gateway's to give", Mac(device.mac)),
+        notes: Vec::new(),
     }
 }
 

@@ -20,6 +20,7 @@ mod tries;
 use std::{hash::Hash, net::IpAddr};
 
 pub use arp::ArpClaim;
+pub(super) use arp::dhcp_spoof;
 use lru::LruCache;
 use tidegate_common::{
     device::{DeviceKey, DeviceWindow},
