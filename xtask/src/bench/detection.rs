@@ -188,7 +188,7 @@ fn evaluate(flows: &Path, seeds: u64) -> Result<Evaluated> {
         .collect::<Result<_>>()?;
     logs.retain(|path| path.extension().is_some_and(|extension| extension == "labeled"));
     logs.sort();
-    let mut command = shell::command(&shell::target_dir().join("release/tidegate"));
+    let mut command = shell::command(shell::target_dir().join("release/tidegate"));
     command.args(["evaluate", "--seeds", &seeds.to_string(), "--flows"]).args(&logs);
     serde_json::from_str(&shell::output(&mut command)?).context("the report of tidegate evaluate")
 }
