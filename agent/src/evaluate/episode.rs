@@ -35,7 +35,7 @@ pub(super) struct Episode {
 /// All attacks of a set.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Episodes {
-    pub(super) episodes: Vec<Episode>,
+    pub(super) list: Vec<Episode>,
     /// The episode of each row of the set, in the rows' order.
     pub(super) of_rows: Vec<Option<usize>>,
     by_target: HashMap<Target, Vec<usize>>,
@@ -74,19 +74,19 @@ impl Episodes {
             let known = open
                 .get(&name)
                 .copied()
-                .filter(|index| flow.first_ns.saturating_sub(all.episodes[*index].last_ns) <= PAUSE_NS);
+                .filter(|index| flow.first_ns.saturating_sub(all.list[*index].last_ns) <= PAUSE_NS);
             let index = known.unwrap_or_else(|| {
-                all.episodes.push(Episode {
+                all.list.push(Episode {
                     label,
                     first_ns: flow.first_ns,
                     last_ns: flow.last_ns,
                     targets: HashSet::new(),
                 });
-                all.episodes.len() - 1
+                all.list.len() - 1
             });
             open.insert(name, index);
             all.of_rows.push(Some(index));
-            let episode = &mut all.episodes[index];
+            let episode = &mut all.list[index];
             episode.last_ns = episode.last_ns.max(flow.last_ns);
             let target =
                 if row.by_device { Target::Device(Mac(row.device.mac)) } else { Target::Address(flow.src) };
@@ -106,12 +106,12 @@ impl Episodes {
     }
 
     pub(super) fn judge(&self, verdicts: &[Verdict]) -> Outcome {
-        let mut outcome = Outcome { detect_s: vec![None; self.episodes.len()], ..Outcome::default() };
+        let mut outcome = Outcome { detect_s: vec![None; self.list.len()], ..Outcome::default() };
         for verdict in verdicts {
             let answered = self.by_target.get(&verdict.target).into_iter().flatten();
             let mut right = false;
             for index in answered {
-                let episode = &self.episodes[*index];
+                let episode = &self.list[*index];
                 if verdict.at_ns < episode.first_ns {
                     continue;
                 }

@@ -104,7 +104,7 @@ pub fn evaluate(
     for row in split.rows.iter().filter(|row| row.part == Part::Attack) {
         rows_of[numbers.get(label_of(row)).copied().unwrap_or(0)] += 1;
     }
-    let set = Set { rows_of, config, protected, split, labels, episodes, learned };
+    let set = Set { config, protected, split, labels, rows_of, episodes, learned };
 
     let mut results: [Vec<SeedResult>; 3] = Default::default();
     let mut samples: [Vec<Sample>; 3] = Default::default();
@@ -115,7 +115,7 @@ pub fn evaluate(
             *samples = these;
         }
     }
-    let of_episodes: Vec<usize> = set.episodes.episodes.iter().map(|episode| episode.label).collect();
+    let of_episodes: Vec<usize> = set.episodes.list.iter().map(|episode| episode.label).collect();
     let detectors = ["flow", "window", "combined"].into_iter().zip(&samples).zip(&results);
     Ok(detectors
         .map(|((detector, samples), results)| {
@@ -168,7 +168,7 @@ impl Set<'_> {
         let false_blocks =
             verdicts(&benign.watch, &benign.judged).iter().filter(|verdict| verdict.is_new).count();
 
-        let begins: Vec<u64> = self.episodes.episodes.iter().map(|episode| episode.first_ns).collect();
+        let begins: Vec<u64> = self.episodes.list.iter().map(|episode| episode.first_ns).collect();
         let result = |samples: &[Sample]| SeedResult::of(samples, self.labels.len(), &begins);
         let of_flows = SeedResult { shuffled, ..result(&flows) };
         let of_windows = result(&windows);

@@ -19,7 +19,8 @@ fn day(with_attack: bool) -> Vec<LoggedFlow> {
         "ts,id.orig_h,id.orig_p,id.resp_h,id.resp_p,proto,duration,conn_state,history,orig_pkts,orig_ip_bytes,resp_pkts,resp_ip_bytes,label,detailed-label\n",
     );
     let mut row = |at: f64, port: u16, to: &str, to_port: u16, rest: &str, label: &str| {
-        log += &format!("{},{DEVICE},{port},{to},{to_port},{rest},{label}\n", 1_700_000_000.0 + at);
+        let line = format!("{},{DEVICE},{port},{to},{to_port},{rest},{label}\n", 1_700_000_000.0 + at);
+        log += &line;
     };
     for nth in 0_u32..400 {
         let at = f64::from(nth) * 20.0 + f64::from(nth * 7 % 11) / 3.0;

@@ -300,7 +300,7 @@ impl Watch {
         if now.kernel_ns % window_ns < SECOND_NS {
             self.schedule.settle(now.kernel_ns, &mut self.devices, window_ns);
         }
-        if now.kernel_ns / SECOND_NS % SWEEP_EVERY_S == 0 {
+        if (now.kernel_ns / SECOND_NS).is_multiple_of(SWEEP_EVERY_S) {
             for (key, record) in self.meter.sweep(now.kernel_ns, self.config.idle_limits()) {
                 let ends = judge::ends(&self.registry, &key, &record);
                 let found = self.learner.observe_swept(&key, &record, ends, now.kernel_ns);

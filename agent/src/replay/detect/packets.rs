@@ -39,6 +39,7 @@ pub(super) struct Meter {
 
 /// Lengths that the account depends on.
 #[derive(Clone, Copy)]
+#[allow(clippy::struct_field_names, reason = "the suffix is the unit")]
 pub(super) struct Times {
     pub(super) now_ns: u64,
     pub(super) window_ns: u64,
