@@ -139,6 +139,17 @@ pub const ATTACKS: &[Attack] = &[
         accomplice: None,
     },
     Attack {
+        name: "slow-scan",
+        technique: "T1046",
+        story: "a visitor's computer looks for mail servers too slowly for a count of ten seconds",
+        origin: Origin::Device("visitor"),
+        needs_baseline: false,
+        tool: "hping3 -q -n -S -p 25 -i u600000 -I eth0 --rand-dest 203.0.113.x",
+        filter: "src host {me} and dst net {elsewhere}",
+        arrives: Arrival::Internet,
+        accomplice: None,
+    },
+    Attack {
         name: "arp-spoof",
         technique: "T1557.002",
         story: "a visitor's computer tells the camera that it is the gateway, with arpspoof",
@@ -170,6 +181,18 @@ pub const ATTACKS: &[Attack] = &[
         filter: "src host {me} and dst host {command}",
         arrives: Arrival::Internet,
         accomplice: Some(COMMAND),
+    },
+    Attack {
+        name: "lateral-movement",
+        technique: "T1021",
+        story: "the infected recorder goes from device to device and fetches their web pages",
+        origin: Origin::Device("recorder"),
+        needs_baseline: true,
+        tool: "sh -c 'while :; do for host in {camera} {plug} {hub}; do printf \"GET / HTTP/1.0\\r\\n\\r\\n\" | nc -q 1 -w 1 $host 8080 \
+               >/dev/null; sleep 1; done; done'",
+        filter: "ip and src host {me} and dst port 8080",
+        arrives: Arrival::Device("camera"),
+        accomplice: None,
     },
     Attack {
         name: "exfiltration",

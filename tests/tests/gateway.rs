@@ -10,7 +10,7 @@ use common::{SOON, drip, guarded};
 use tidegate_tests::{
     device::Devices,
     lab::{self, Options},
-    topology::{ATTACKER, CLOUD},
+    topology::{ATTACKER, CLOUD, Place},
     wait_for,
 };
 
@@ -126,4 +126,52 @@ fn attacks_from_outside_and_inside_are_shut_out_and_every_service_is_kept() {
     };
     let report = lab::run(&options, &mut |progress| eprintln!("{progress:?}")).unwrap();
     assert!(report.is_good(), "{report:?}");
+}
+
+#[test]
+fn a_device_with_a_baseline_is_judged_in_the_kernel_and_a_flow_far_from_it_is_cut() {
+    let name = "gateway::a_device_with_a_baseline_is_judged_in_the_kernel_and_a_flow_far_from_it_is_cut";
+    let cutting = |settings: &mut tidegate_tests::agent::Settings| {
+        settings.keys.push(("response.cut_flows", "true".to_owned()));
+    };
+    let Some(net) = guarded(name, cutting) else { return };
+    let (camera, plug) = (net.device("camera"), net.device("plug"));
+    for device in [camera, plug] {
+        assert!(net.reaches(&device.netns, CLOUD));
+    }
+    let counter = |counter: &str| net.tidegate(&["status"])["counters"][counter].as_u64().unwrap();
+    let speak =
+        |place: &Place| drip(&place.netns, ATTACKER, Duration::from_millis(2), Duration::from_millis(60));
+    speak(camera);
+    assert_eq!(counter("scores"), 0, "without a baseline nothing is judged");
+
+    let file = net.topology.directory().join("camera.json");
+    let path = file.to_str().unwrap();
+    net.agent.answer(&["model", "export", &camera.mac, "--file", path]).unwrap();
+    let mut state: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    // Name lookups, answered, and nothing else.
+    let lookup = |row: u32| {
+        let noise = row * 37 % 64;
+        [256, 256, 1_500 + noise, 1_800 + noise, 1_300, 1_600, 0, 0, 3_000 + noise, 0, 0, 420, 0, 117, 1, 0]
+    };
+    state["ready"] = true.into();
+    state["flows"] = (0..300).map(lookup).map(|row| serde_json::json!(row)).collect();
+    fs::write(&file, state.to_string()).unwrap();
+    net.agent.answer(&["model", "import", &camera.mac, "--file", path]).unwrap();
+
+    let judged = wait_for(Duration::from_secs(10), || {
+        speak(camera);
+        (counter("flows_cut") > 0).then_some(())
+    });
+    assert!(judged.is_some(), "{}", net.tidegate(&["status"]));
+    assert!(counter("dropped_model") > 0);
+    let incidents = wait_for(SOON, || {
+        let incidents = net.agent.list(&["incidents", "list"], "incidents").ok()?;
+        incidents.iter().any(|incident| incident.to_string().contains("the kernel cut")).then_some(())
+    });
+    assert!(incidents.is_some(), "{:?}", net.agent.list(&["incidents", "list"], "incidents"));
+    let cut = counter("flows_cut");
+    speak(plug);
+    assert_eq!(counter("flows_cut"), cut, "a device without a baseline is never cut");
+    assert!(net.reaches(&plug.netns, CLOUD));
 }

@@ -75,7 +75,7 @@ pub(super) fn run(settings: &Settings<'_>, output: Output) -> Result<(), CliErro
     drop(progress);
 
     counts.devices = watch.registry().len();
-    counts.baselines = watch.learner().status().filter(|device| device.has_models).count();
+    counts.baselines = watch.learner().status().filter(|device| device.model.is_some()).count();
     counts.learning_findings = watch.learning_findings();
     counts.incidents = found.incidents.len();
     counts.blocks = found.blocks.len();

@@ -103,9 +103,9 @@ section! {
         /// Chance in normal traffic of a model's collected evidence, below which a device with a baseline is isolated without
         /// any rule; 0 to 1.
         model_p: f64 = 1e-12,
-        /// Chance in normal traffic of a single flow's score, below which the kernel cuts the flow within the very packet that
-        /// showed it; 0 cuts none, 0.1 at the most. It takes as many held-out normal flows of the device as one over this number.
-        cut_p: f64 = 0.0,
+        /// Whether the kernel cuts a device's flow within the very packet that shows it to be far from everything the device was
+        /// ever seen to do. Scores are given and reported either way.
+        cut_flows: bool = false,
         /// How long such a flow stays cut, 1s to 10m.
         cut_ttl: Period = Period::seconds(30),
         /// Answers to single techniques, by MITRE ATT&CK id: `observe`, `rate-limit`, `block`, `cloud-only`, `dhcp-dns-only`,

@@ -147,7 +147,6 @@ fn response(check: &mut Check, config: &Config) {
     check.range("response.min_confidence", response.min_confidence, 0.0..=1.0);
     check.range("response.full_confidence", response.full_confidence, 0.0..=1.0);
     check.range("response.model_p", response.model_p, 0.0..=1.0);
-    check.range("response.cut_p", response.cut_p, 0.0..=0.1);
     check.range("response.cut_ttl", response.cut_ttl, Period::seconds(1)..=Period::minutes(10));
     for id in response.techniques.keys().filter(|id| !is_technique(id)) {
         check.refuse(

@@ -137,6 +137,16 @@ fn a_flow_below_the_limit_is_cut_with_its_packet_and_for_a_while() {
     }
     let mut bench = Bench::new(Mode::Enforce);
     bench.forests.put(bench.device, &forest(3), u32::MAX, 0).unwrap();
+    let elsewhere = Verdict {
+        action: Action::NeverBlock as u8,
+        roles: role::DNS,
+        expires_ns: u64::MAX,
+        ..Verdict::default()
+    };
+    for number in 0..64 {
+        let address: std::net::IpAddr = [192, 0, 2, number].into();
+        bench.bed.verdicts.put(&address.into(), &elsewhere).unwrap();
+    }
     let frame = frame(600, 10);
     let passed: Vec<bool> = (0..12).map(|_| bench.send(&frame, 1_000)).collect();
     let expected: Vec<bool> = (1..=12).map(|number| number < JUDGED).collect();

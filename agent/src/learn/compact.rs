@@ -3,6 +3,8 @@
 //! The kernel's layout takes 256 kB a forest whatever its trees hold; this one takes a tenth. Walks end in the same leaves, and the
 //! kernel's trees can be had back from it.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use tidegate_common::{
     feature::{FEATURES, FeatureVector},
     forest::{DEPTH, NODES, Node, Tree},
@@ -14,7 +16,7 @@ use super::forest::{Forest, UNUSED, leaves_below, score};
 const LEAF: u16 = 1 << 15;
 
 /// Right when the feature is above the threshold, else left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Split {
     /// Features are below 2^15, so thresholds that would not fit here are above every value.
     pub(super) threshold: u16,
@@ -37,6 +39,8 @@ pub(super) struct Compact {
     /// Splits of each tree, every one before those below it.
     trees: Vec<Box<[Split]>>,
     sample: u32,
+    /// Hash of all splits.
+    fingerprint: u64,
 }
 
 impl Split {
@@ -67,7 +71,15 @@ impl Compact {
             }
             splits.into_boxed_slice()
         });
-        Self { trees: trees.collect(), sample: forest.sample() }
+        let trees: Vec<Box<[Split]>> = trees.collect();
+        let mut hasher = DefaultHasher::new();
+        trees.hash(&mut hasher);
+        Self { trees, sample: forest.sample(), fingerprint: hasher.finish() }
+    }
+
+    /// The same for the same trees, within one process.
+    pub(super) fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
     /// Splits of each tree, the root first.

@@ -49,8 +49,8 @@ pub(super) struct Detector {
 pub struct FlowForest {
     /// The trees, as many as `tidegate_common::forest::TREES`.
     pub trees: Vec<Tree>,
-    /// The longest summed path length that is evidence.
-    pub limit_sum: u32,
+    /// Summed path lengths below this are far from everything the device was ever seen to do.
+    pub far_below: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -125,12 +125,20 @@ impl Detector {
         self.calibration.learn(sum, evidence, rate);
     }
 
-    /// The model as the kernel runs it, when `rate` of normal traffic may be evidence; there is none for windows.
-    pub(super) fn for_kernel(&self, rate: f64) -> Option<FlowForest> {
+    /// The model as the kernel runs it; there is none for windows.
+    pub(super) fn for_kernel(&self) -> Option<FlowForest> {
         match &self.model {
             Trees::Flows(forest) => {
-                Some(FlowForest { trees: forest.kernel_trees(), limit_sum: self.calibration.limit_sum(rate) })
+                Some(FlowForest { trees: forest.kernel_trees(), far_below: self.calibration.far_below() })
             }
+            Trees::Windows(..) => None,
+        }
+    }
+
+    /// What [`Self::for_kernel`] gives has changed when this has.
+    pub(super) fn fingerprint(&self) -> Option<u64> {
+        match &self.model {
+            Trees::Flows(forest) => Some(forest.fingerprint()),
             Trees::Windows(..) => None,
         }
     }

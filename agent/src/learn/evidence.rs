@@ -8,6 +8,7 @@ use tidegate_common::{device::DeviceKey, feature::FeatureVector};
 use super::{
     baseline::Baseline,
     config::LearnConfig,
+    contact::Contact,
     detector::{Detector, Judgement},
     device::Device,
     finding::{Finding, Subject},
@@ -130,6 +131,29 @@ pub(super) fn explain(finding: &mut Finding, kind: ModelKind, vector: &FeatureVe
             note.value
         );
         finding.detail += &most;
+    }
+}
+
+/// A single flow so far from everything its device was ever seen to do that the kernel cut it by itself.
+pub(super) fn cut(device: DeviceKey, contact: &Contact<'_>, judged: Judgement) -> Finding {
+    let detail = format!(
+        "the kernel cut its flow to {} port {} after {} packets: it is far from everything the device was seen to do",
+        contact.victim,
+        contact.port,
+        contact.record.packets()
+    );
+    Finding {
+        subject: Subject::Device(device),
+        victim: Some(contact.victim),
+        technique: Technique::CUT,
+        rule: None,
+        score: judged.score,
+        // One flow: enough to cut it, too little to do more.
+        p_value: judged.p_value,
+        first_ns: contact.record.first_ns(),
+        at_ns: contact.now_ns,
+        detail,
+        notes: Vec::new(),
     }
 }
 

@@ -33,8 +33,8 @@ pub struct DeviceStatus {
     pub ready_ns: Option<u64>,
     /// Last flow or window, kernel clock.
     pub last_ns: u64,
-    /// Whether the device's own models are in memory.
-    pub has_models: bool,
+    /// Tells the device's own models from earlier ones; `None` when they are not in memory.
+    pub model: Option<u64>,
     /// Whether there is an earlier baseline to roll back to.
     pub has_previous: bool,
 }
@@ -70,7 +70,7 @@ impl Learner {
             since_ns: state.since_ns,
             ready_ns: state.ready_ns,
             last_ns: state.last_ns,
-            has_models: state.baseline.is_some(),
+            model: state.baseline.as_ref().and_then(|baseline| baseline.flows.fingerprint()),
             has_previous: state.previous.is_some(),
         })
     }
@@ -95,7 +95,7 @@ impl Learner {
 
     /// A device's own flow model for the kernel; `None` without a trained baseline.
     pub fn flow_forest(&self, device: DeviceKey) -> Option<FlowForest> {
-        self.devices.peek(&device)?.baseline.as_ref()?.flows.for_kernel(self.config.evidence_p)
+        self.devices.peek(&device)?.baseline.as_ref()?.flows.for_kernel()
     }
 
     /// A device's baseline, to be stored or carried to another gateway.

@@ -88,6 +88,9 @@ impl Learner {
             Some(FlowCause::Start) => self.started(&contact, &mut found),
             cause => self.continued(&event.key, &contact, cause == Some(FlowCause::Closed), &mut found),
         }
+        if event.cause == FlowCause::Cut as u8 {
+            found.extend(self.cut(&event.key, &contact));
+        }
         self.report(found, event.header.time_ns)
     }
 
@@ -197,6 +200,15 @@ impl Learner {
         }
         let finding = evidence::flow(&self.config, &self.fleet, device, state, &vector, contact.now_ns);
         found.extend(finding.map(|finding| self.explained(finding, device, ModelKind::Flow, &vector)));
+    }
+
+    /// The kernel cut a flow of a device by the device's own model.
+    fn cut(&self, key: &FlowKey, contact: &Contact<'_>) -> Option<Finding> {
+        let device = contact.ends.initiator?;
+        let baseline = self.devices.peek(&device)?.baseline.as_ref()?;
+        let vector = flow_features(key, contact.record);
+        let finding = evidence::cut(device, contact, baseline.flows.judge(&vector));
+        Some(self.explained(finding, device, ModelKind::Flow, &vector))
     }
 
     /// The finding with the features that it rests on, unless it is going to be dropped anyway.

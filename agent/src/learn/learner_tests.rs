@@ -68,7 +68,7 @@ fn rules(found: &[(u64, Finding)]) -> Vec<&'static str> {
 fn a_device_learns_and_then_stays_quiet() {
     let mut sim = learned();
     let status = sim.learner.status().find(|status| status.mac == Mac(device(SENSOR).mac)).unwrap();
-    assert!(status.has_models && status.flows >= 64 && status.windows >= 36, "{status:?}");
+    assert!(status.model.is_some() && status.flows >= 64 && status.windows >= 36, "{status:?}");
     let mut script = Script::default();
     (0..60).for_each(|n| minute(&mut script, n));
     let found = sim.play(&mut script, 3_660 * S);
@@ -324,7 +324,7 @@ fn a_baseline_survives_export_and_import() {
     other.learner.import(&read, other.now).unwrap();
     assert_eq!(other.learner.phase(device(SENSOR)), Some(Phase::Ready));
     other.learner.tick(other.now);
-    assert!(other.learner.status().all(|status| status.has_models));
+    assert!(other.learner.status().all(|status| status.model.is_some()));
     assert_eq!(other.learner.export(device(SENSOR), other.now).unwrap().flows, state.flows);
 }
 

@@ -42,6 +42,8 @@ impl Technique {
     pub const UNUSUAL: Self = Self { id: "anomaly", name: "Unlike the device's normal traffic" };
     /// Something new that fits what the device's maker does: an update, another address of a service it knows.
     pub const CHANGE: Self = Self { id: "change", name: "Change without known harm" };
+    /// A flow that the kernel cut by the device's own model.
+    pub const CUT: Self = Self { id: "cut", name: "Flow cut in the kernel" };
     /// Another detector reported something that is evidence and no more.
     pub const REPORTED: Self = Self { id: "reported", name: "Reported by another detector" };
 
@@ -64,6 +66,7 @@ impl Technique {
         Self::COMMAND_AND_CONTROL,
         Self::EXFILTRATION,
         Self::UNUSUAL,
+        Self::CUT,
         Self::CHANGE,
         Self::REPORTED,
         Self::DRIFTED,

@@ -14,7 +14,7 @@ use tidegate_common::{
 };
 use tokio::sync::broadcast;
 
-use super::heal::Healer;
+use super::{forests::Forests, heal::Healer};
 use crate::{
     api::{
         Latency,
@@ -53,6 +53,7 @@ pub(super) struct Gateway {
     pub(super) source: Source,
     pub(super) datapath: Datapath,
     pub(super) kernel_log: KernelLog,
+    pub(super) forests: Forests,
     pub(super) enforcer: Enforcer<VerdictTables>,
     pub(super) learner: Learner,
     pub(super) registry: Registry,
@@ -175,6 +176,9 @@ impl Gateway {
         }
         let findings = self.learner.tick(now.kernel_ns);
         self.judge_all(findings);
+        if let Err(error) = self.sync_forests(now.kernel_ns) {
+            self.degraded(&error.to_string());
+        }
         let swept = self.enforcer.sweep(now);
         self.commit(swept, now);
         let mended = self.healer.tick(&self.config.gateway.interfaces);

@@ -4,6 +4,7 @@
 //! attached. Then capabilities are given up, and one task owns everything; others only wait for sockets.
 
 mod answer;
+mod forests;
 mod gateway;
 mod heal;
 mod needs;
@@ -37,6 +38,7 @@ use crate::{
     learn::Learner,
     store::{IdSource, Store, eve::EveLog},
 };
+use forests::Forests;
 use gateway::{Gateway, Tallies, kernel_mode, now};
 use heal::Healer;
 
@@ -123,11 +125,13 @@ fn set_up(
     let (healer, problem) = Healer::open();
     problems.extend(problem);
     let eve = config.eve_path().map(|path| EveLog::new(&path, config.log.rotate_bytes, config.log.keep));
+    let forests = Forests::new(datapath.take_forests()?);
     let mut gateway = Gateway {
         config: config.clone(),
         source: source.clone(),
         datapath,
         kernel_log,
+        forests,
         enforcer,
         learner,
         registry,

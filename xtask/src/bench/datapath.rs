@@ -25,7 +25,7 @@ use tidegate_tests::{
 };
 
 use super::{
-    Context, Row,
+    Context, Row, forest,
     kernel::{Link, Program, XDP_DROP, XDP_PASS},
 };
 use crate::shell;
@@ -59,6 +59,8 @@ pub(crate) fn rows(context: &Context) -> Result<Vec<Row>> {
     let runs = if context.smoke { 10_000 } else { 1_000_000 };
     let span = Duration::from_millis(if context.smoke { 50 } else { 1_000 });
     let mut rows = costs(context, &bed, runs)?;
+    let pins = bed.tidegate.pins()?;
+    rows.extend(forest::rows(context, &bed.tidegate.site.attached()?, &pins, &frame(DEVICE), runs)?);
     rows.push(block_rate(context, &bed, span)?);
     rows.push(flow_rate(context, &bed, span)?);
     bed.tidegate.check_untouched()?;
@@ -258,6 +260,13 @@ impl Tidegate {
         }
         ask(&binary, &files.0, &["blocks", "add", "10.9.9.9", "--ttl", "1h"])?;
         Ok(Self { process, files, site, binary })
+    }
+
+    /// Where the tables are pinned: the one directory, named after the layout.
+    fn pins(&self) -> Result<PathBuf> {
+        let root = self.files.0.join("bpf/tidegate");
+        let mut layouts = fs::read_dir(&root).with_context(|| format!("cannot read {}", root.display()))?;
+        Ok(layouts.next().context("the agent pinned nothing")??.path())
     }
 
     /// Fails when the detector took the benchmark's own traffic for an attack: then other programs' paths were measured.

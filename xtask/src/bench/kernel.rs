@@ -4,13 +4,20 @@
 //! Knows nothing of what is measured. Programs are held open, and attached, for as long as their owner keeps them.
 
 use std::{
+    ffi::CString,
     io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
 };
 
 use anyhow::{Context as _, Result};
 
+const MAP_UPDATE_ELEM: libc::c_long = 2;
 const PROG_LOAD: libc::c_long = 5;
+const OBJ_GET: libc::c_long = 7;
 const PROG_TEST_RUN: libc::c_long = 10;
 const PROG_GET_FD_BY_ID: libc::c_long = 13;
 const LINK_CREATE: libc::c_long = 28;
@@ -26,6 +33,9 @@ pub(super) const XDP_PASS: u32 = 2;
 
 /// A loaded program.
 pub(super) struct Program(OwnedFd);
+
+/// A table of another process.
+pub(super) struct Table(OwnedFd);
 
 /// A program's place on an interface; dropping it detaches the program.
 pub(super) struct Link {
@@ -84,6 +94,24 @@ struct IdAttributes {
     reserved: u32,
 }
 
+/// `attr` of BPF_OBJ_GET.
+#[repr(C)]
+struct PinAttributes {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// `attr` of BPF_MAP_UPDATE_ELEM.
+#[repr(C)]
+struct UpdateAttributes {
+    map_fd: u32,
+    reserved: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
 fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: `attributes` is a live structure of the layout that `command` takes, its size is passed along, and all
     // memory its fields point to outlives the call.
@@ -95,6 +123,28 @@ fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long>
 fn owned(fd: libc::c_long) -> OwnedFd {
     // SAFETY: the kernel just returned this descriptor, and nobody else has it.
     unsafe { OwnedFd::from_raw_fd(fd as i32) }
+}
+
+impl Table {
+    /// The table pinned at `path`.
+    pub(super) fn pinned(path: &Path) -> Result<Self> {
+        let name = CString::new(path.as_os_str().as_bytes())?;
+        let mut attributes = PinAttributes { path: name.as_ptr() as u64, fd: 0, flags: 0 };
+        let fd = bpf(OBJ_GET, &mut attributes).with_context(|| format!("no table at {}", path.display()))?;
+        Ok(Self(owned(fd)))
+    }
+
+    /// Writes an entry; key and value must be of the table's sizes.
+    pub(super) fn put<K: bytemuck::Pod, V: bytemuck::Pod>(&self, key: &K, value: &V) -> Result<()> {
+        let mut attributes = UpdateAttributes {
+            map_fd: self.0.as_raw_fd() as u32,
+            reserved: 0,
+            key: std::ptr::from_ref(key) as u64,
+            value: std::ptr::from_ref(value) as u64,
+            flags: 0,
+        };
+        bpf(MAP_UPDATE_ELEM, &mut attributes).map(drop).context("cannot write an entry of a table")
+    }
 }
 
 impl Program {

@@ -6,6 +6,7 @@
 mod datapath;
 mod detection;
 mod figures;
+mod forest;
 mod kernel;
 mod replay;
 mod scoring;

@@ -76,7 +76,7 @@ impl Watch {
     fn train_all(&mut self) -> Result<(), WatchError> {
         let at_once = LearnConfig { period_s: 0, ..self.learn.clone() };
         self.learner.reconfigure(at_once, self.config.detection.clone());
-        let trained = |learner: &Learner| learner.status().filter(|device| device.has_models).count();
+        let trained = |learner: &Learner| learner.status().filter(|device| device.model.is_some()).count();
         for _ in 0..MOST_TRAININGS {
             let before = trained(&self.learner);
             self.now_ns += SECOND_NS;

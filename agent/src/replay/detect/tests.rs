@@ -95,7 +95,7 @@ fn a_device_that_scans_is_isolated_and_named_by_its_address() {
 fn what_was_learned_makes_a_baseline_and_more_of_it_no_incident() {
     let (found, watch) = watch(&telemetry(0, 300), &telemetry(86_400, 300));
     assert_eq!(found.incidents.len(), 0, "{:?}", found.incidents);
-    assert_eq!(watch.learner().status().filter(|device| device.has_models).count(), 1);
+    assert_eq!(watch.learner().status().filter(|device| device.model.is_some()).count(), 1);
     assert_eq!(watch.learning_findings(), 0);
 }
 
