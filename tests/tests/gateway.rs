@@ -147,7 +147,7 @@ fn a_device_with_a_baseline_is_judged_in_the_kernel_and_a_flow_far_from_it_is_cu
 
     let file = net.topology.directory().join("camera.json");
     let path = file.to_str().unwrap();
-    net.agent.answer(&["model", "export", &camera.mac, "--file", path]).unwrap();
+    net.agent.answer(&["model", "export", camera.mac, "--file", path]).unwrap();
     let mut state: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     // Name lookups, answered, and nothing else.
     let lookup = |row: u32| {
@@ -157,7 +157,7 @@ fn a_device_with_a_baseline_is_judged_in_the_kernel_and_a_flow_far_from_it_is_cu
     state["ready"] = true.into();
     state["flows"] = (0..300).map(lookup).map(|row| serde_json::json!(row)).collect();
     fs::write(&file, state.to_string()).unwrap();
-    net.agent.answer(&["model", "import", &camera.mac, "--file", path]).unwrap();
+    net.agent.answer(&["model", "import", camera.mac, "--file", path]).unwrap();
 
     let judged = wait_for(Duration::from_secs(10), || {
         speak(camera);
