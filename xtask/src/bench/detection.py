@@ -91,7 +91,7 @@ def report(name, method, seed, truth, scores):
 
 def main():
     matrices, elsewhere, seeds = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
-    for directory in sorted(path for path in matrices.iterdir() if path.is_dir()):
+    for directory in sorted(matrices / scored.name for scored in elsewhere.iterdir()):
         train, test = table(directory / "train.csv"), table(directory / "test.csv")
         truth = labels(directory / "labels.csv")
         for seed in range(1, seeds + 1):
