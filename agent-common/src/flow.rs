@@ -318,9 +318,21 @@ impl FlowRecord {
         let reached = total + u64::from(packet.segments);
         #[allow(clippy::manual_is_power_of_two, reason = "there is no instruction that counts bits")]
         let is_power_of_two = reached & (reached - 1) == 0;
-        milestone.checkpoint = is_power_of_two && reached & CHECKPOINTS != 0;
+        milestone.checkpoint = if packet.segments > 1 {
+            passes_checkpoint(total, reached)
+        } else {
+            is_power_of_two && reached & CHECKPOINTS != 0
+        };
         Some(milestone)
     }
+}
+
+/// Whether a super-packet takes the count over a checkpoint: from `before` to `reached`.
+#[inline(always)]
+const fn passes_checkpoint(before: u64, reached: u64) -> bool {
+    let exponent = 63 - (reached | 1).leading_zeros();
+    let power_of_eight = exponent - exponent % 3;
+    power_of_eight > 0 && 1 << power_of_eight > before
 }
 
 impl FlowSide {

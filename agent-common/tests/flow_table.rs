@@ -171,6 +171,25 @@ fn segments_of_a_super_packet_count_as_packets() {
 }
 
 #[test]
+fn a_super_packet_that_passes_a_checkpoint_reaches_it() {
+    for (before, segments, reached) in [
+        (5, 2, false),
+        (5, 3, true),
+        (5, 20, true),
+        (7, 60, true),
+        (8, 40, false),
+        (60, 500, true),
+        (70, 400, false),
+    ] {
+        let single = tcp(true, ACK, 1_500);
+        let mut packets: Vec<(u64, Packet)> = (0..before).map(|time| (time, single)).collect();
+        packets.push((before, Packet { segments, ..tcp(true, ACK, segments * 1_500) }));
+        let (_, _, milestone) = converse(&packets);
+        assert_eq!(milestone.map(|milestone| milestone.checkpoint), Some(reached), "{before} and {segments}");
+    }
+}
+
+#[test]
 fn fragments_are_counted() {
     let later = Packet { fragment: Fragment::Later, ..tcp(true, 0, 40) };
     let (_, record, _) = converse(&[(0, later), (1, later), (2, tcp(true, 0, 40))]);

@@ -57,7 +57,7 @@ pub(crate) fn account<F: HookFrame>(
     };
     // SAFETY: the entry stays readable until the program ends; counters that must be exact are updated atomically.
     let record = unsafe { &mut *record };
-    if record.cut_until_ns > passage.now_ns && !enforce::spares(passage) {
+    if record.cut_until_ns > passage.now_ns && !enforce::spares(passage, record) {
         if passage.config.mode == Mode::Enforce as u32 {
             counters.dropped_model += packets;
             return false;

@@ -6,7 +6,8 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use tidegate_common::{
     counter::Counters,
-    flow::ObservationPoint,
+    device::DeviceKey,
+    flow::FlowRecord,
     parse::{Network, Packet, proto},
     pod::{Addr, MacKey},
     verdict::{Action, Level, Mode, Verdict, present, role},
@@ -45,26 +46,32 @@ pub(crate) fn refuses(passage: &Passage<'_>, counters: &mut Counters) -> bool {
     true
 }
 
-/// Whether a never-block entry covers either end or the device: what is found out about the flow may not harm it.
+/// Whether a never-block entry covers either end, or the device that began the flow, or one this packet goes between: what is
+/// found out about the flow may not harm it.
 #[inline(always)]
-pub(crate) fn spares(passage: &Passage<'_>) -> bool {
-    packet_is_spared(passage.point.0, passage.now_ns) != 0
+pub(crate) fn spares(passage: &Passage<'_>, record: &FlowRecord) -> bool {
+    let (initiator, _) = DeviceKey::new(record.out.src_mac, 0).words();
+    packet_is_spared(initiator, passage.now_ns) != 0
 }
 
-/// 1 when a never-block entry covers this CPU's packet, seen at `point`.
+/// 1 when a never-block entry covers this CPU's packet or the hardware address `initiator`.
 ///
 /// A global function of numbers alone: the verifier follows it once, whatever leads to it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn packet_is_spared(point: u32, now_ns: u64) -> u32 {
+pub extern "C" fn packet_is_spared(initiator: u64, now_ns: u64) -> u32 {
     let (Some(config), Some(scratch)) = (maps::config(), maps::scratch()) else { return 1 };
     let (packet, tables) = (&scratch.packet, config.present);
     let protects =
         |entry: Option<&'static mut Verdict>| entry.is_some_and(|entry| entry.is(Action::NeverBlock));
+    let protects_device = |mac: [u8; 6]| protects(device_entry(mac, now_ns));
     let spared = protects(exact(packet, packet.src, tables, now_ns))
         || protects(exact(packet, packet.dst, tables, now_ns))
         || tables & present::ALLOWED != 0 && (allowed(packet.src, now_ns) || allowed(packet.dst, now_ns))
-        || tables & present::DEVICE != 0 && protects(device_entry(packet, ObservationPoint(point), now_ns));
+        || tables & present::DEVICE != 0
+            && (protects_device(packet.src_mac)
+                || protects_device(packet.dst_mac)
+                || protects_device(DeviceKey::from_words(initiator, 0).mac));
     u32::from(spared)
 }
 
@@ -228,20 +235,21 @@ enum Isolation {
     Refused(Refusal),
 }
 
-/// The live entry of the device behind this port: the sender on the way in, the receiver on the way out.
+/// The live entry of a device.
 #[inline(always)]
-fn device_entry(packet: &Packet, point: ObservationPoint, now_ns: u64) -> Option<&'static mut Verdict> {
-    let mac = if point.is_ingress() { packet.src_mac } else { packet.dst_mac };
+fn device_entry(mac: [u8; 6], now_ns: u64) -> Option<&'static mut Verdict> {
     let entry = maps::VERDICT_DEVICE.get_ptr_mut(MacKey::new(mac))?;
     // SAFETY: as for `exact`.
     let entry = unsafe { &mut *entry };
     if entry.is_live(now_ns) { Some(entry) } else { None }
 }
 
-/// What the entry of the device behind this port says.
+/// What the entry of the device behind this port says: the sender on the way in, the receiver on the way out.
 #[inline(always)]
 fn isolation(passage: &Passage<'_>, remote_roles: u16) -> Isolation {
-    let Some(entry) = device_entry(passage.packet, passage.point, passage.now_ns) else {
+    let packet = passage.packet;
+    let mac = if passage.point.is_ingress() { packet.src_mac } else { packet.dst_mac };
+    let Some(entry) = device_entry(mac, passage.now_ns) else {
         return Isolation::None;
     };
     if entry.is(Action::NeverBlock) {

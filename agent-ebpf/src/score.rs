@@ -32,7 +32,7 @@ pub(crate) fn cuts(
     counters.scores += 1;
     record.score = sum;
     record.model_generation = model.generation;
-    if sum >= model.cut_below || enforce::spares(passage) {
+    if sum >= model.cut_below || enforce::spares(passage, record) {
         return false;
     }
     record.cut_until_ns = passage.now_ns + u64::from(passage.config.cut_ms) * 1_000_000;

@@ -49,7 +49,7 @@ fn run(arguments: &[String]) -> Result<Vec<f64>, Box<dyn Error>> {
         ($($width:literal)*) => {
             match width {
                 $($width => scores::<$width>(&train, &test),)*
-                other => Err(format!("{other} columns are more than this helper is made for").into()),
+                other => Err(format!("{other} columns are more than this example is made for").into()),
             }
         };
     }

@@ -50,7 +50,8 @@ impl Datapath {
             .filter_map(Result::ok)
             .filter(|(_, record)| {
                 let limit_ns = if record.0.is_closed() { limits.closed_ns } else { limits.open_ns };
-                now_ns.saturating_sub(record.0.last_ns()) > limit_ns
+                // A flow that is cut is not silent, only unheard; forgotten, it would begin anew and uncut.
+                now_ns.saturating_sub(record.0.last_ns()) > limit_ns && record.0.cut_until_ns <= now_ns
             })
             .map(|(key, _)| key.0)
             .collect();

@@ -86,12 +86,19 @@ impl KernelForests {
         Ok(Placed::InForce(generation))
     }
 
+    /// Changes the limit of the forest in force for `device`, if there is one.
+    pub fn set_limit(&mut self, device: DeviceKey, cut_below: u32) -> Result<(), DatapathError> {
+        let Ok(Abi(model)) = self.models.get(&Abi(device), 0) else { return Ok(()) };
+        let model = DeviceModel { cut_below, ..model };
+        self.models.insert(Abi(device), Abi(model), 0).map_err(table(maps::MODELS))
+    }
+
     /// Stops judging `device`'s flows in the kernel.
     pub fn remove(&mut self, device: DeviceKey, now_ns: u64) -> Result<(), DatapathError> {
-        if self.devices().any(|known| known == device) {
+        if self.models.get(&Abi(device), 0).is_ok() {
             self.models.remove(&Abi(device)).map_err(table(maps::MODELS))?;
-            self.vacate(device, now_ns);
         }
+        self.vacate(device, now_ns);
         Ok(())
     }
 

@@ -185,6 +185,46 @@ fn monitor_mode_and_never_block_come_before_a_cut() {
     }
 }
 
+/// The second device's answers pass its own port, where the one that began the flow is not seen.
+#[test]
+fn a_never_block_device_keeps_its_flow_at_every_port() {
+    if is_skipped("a_never_block_device_keeps_its_flow_at_every_port") {
+        return;
+    }
+    let mut bench = Bench::new(Mode::Enforce);
+    bench.forests.put(bench.device, &forest(3), u32::MAX, 0).unwrap();
+    let listed = Verdict { action: Action::NeverBlock as u8, expires_ns: u64::MAX, ..Verdict::default() };
+    bench.bed.verdicts.put(&"02:00:00:00:00:01".parse().unwrap(), &listed).unwrap();
+    let asked = frame(700, 10);
+    let mut answer = asked.clone();
+    // From the gateway's far side: other hardware addresses, ends exchanged.
+    answer[..12].copy_from_slice(&[2, 0, 0, 0, 0, 8, 2, 0, 0, 0, 0, 9]);
+    let (source, destination) = (answer[26..30].to_vec(), answer[30..34].to_vec());
+    answer[26..30].copy_from_slice(&destination);
+    answer[30..34].copy_from_slice(&source);
+    let (source, destination) = (answer[34..36].to_vec(), answer[36..38].to_vec());
+    answer[34..36].copy_from_slice(&destination);
+    answer[36..38].copy_from_slice(&source);
+    assert!(bench.send(&asked, 1_000));
+    assert!((0..80).all(|_| bench.send(&answer, 1_000)));
+    let counters = bench.bed.datapath.counters().unwrap();
+    assert!(counters.scores > 0 && counters.flows_cut == 0, "{counters:?}");
+    bench.bed.verdicts.remove(&"02:00:00:00:00:01".parse().unwrap()).unwrap();
+    assert!(!(0..600).all(|_| bench.send(&answer, 1_000)), "off the list, it is cut");
+}
+
+#[test]
+fn a_limit_is_changed_in_place() {
+    if is_skipped("a_limit_is_changed_in_place") {
+        return;
+    }
+    let mut bench = Bench::new(Mode::Enforce);
+    bench.forests.put(bench.device, &forest(3), u32::MAX, 0).unwrap();
+    bench.forests.set_limit(bench.device, 0).unwrap();
+    assert!((0..12).all(|_| bench.send(&frame(600, 10), 1_000)));
+    assert_eq!(bench.bed.datapath.counters().unwrap().scores, 1);
+}
+
 #[test]
 fn a_place_rests_before_the_next_forest_takes_it() {
     if is_skipped("a_place_rests_before_the_next_forest_takes_it") {

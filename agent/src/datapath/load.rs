@@ -27,7 +27,7 @@ pub(super) const INGRESS: &str = "ingress";
 pub(super) const EGRESS: &str = "egress";
 
 /// Tables that outlive the agent. Scratch memory, the replay clock and the log ring do not.
-const PINNED: [&str; 17] = [
+const PINNED: [&str; 16] = [
     maps::CONFIG,
     maps::COUNTERS,
     maps::FLOWS,
@@ -44,7 +44,6 @@ const PINNED: [&str; 17] = [
     maps::MODELS,
     maps::EVENTS,
     maps::BINDINGS,
-    "SCRATCH",
 ];
 
 /// How to load the programs.
@@ -99,8 +98,10 @@ impl Datapath {
         let pins = options.pin_path.as_deref().map(prepare_pins).transpose()?;
         let coarse_clock = u32::from(kernel_version() >= (5, 11));
         let replay = u32::from(options.replay);
+        let pinned = |name| pins.as_deref().and_then(|pins| pinned_entries(pins, name));
+        let trees = pinned(maps::FORESTS).unwrap_or(options.max_forests * TREES as u32);
         let device_sets =
-            pins.as_deref().and_then(pinned_device_sets).unwrap_or(device_sets(options.max_devices));
+            pinned(maps::DEVICES).map_or(device_sets(options.max_devices), |places| places / DEVICE_WAYS);
         let mut loader = EbpfLoader::new();
         loader
             .override_global(maps::COARSE_CLOCK, &coarse_clock, true)
@@ -108,7 +109,7 @@ impl Datapath {
             .override_global(maps::DEVICE_SETS, &device_sets, true)
             .map_max_entries(maps::FLOWS, options.max_flows)
             .map_max_entries(maps::DEVICES, device_sets * DEVICE_WAYS)
-            .map_max_entries(maps::FORESTS, options.max_forests * TREES as u32)
+            .map_max_entries(maps::FORESTS, trees)
             .map_max_entries(maps::EVENTS, options.ring_bytes);
         if let Some(pins) = &pins {
             for name in PINNED {
@@ -127,10 +128,9 @@ impl Datapath {
     }
 }
 
-/// Sets of the device table that an earlier agent left: it keeps its size until the pins are gone.
-fn pinned_device_sets(pins: &Path) -> Option<u32> {
-    let table = MapInfo::from_pin(pins.join(maps::DEVICES)).ok()?;
-    Some(table.max_entries() / DEVICE_WAYS)
+/// Entries of a table that an earlier agent left: it keeps its size until the pins are gone.
+fn pinned_entries(pins: &Path, name: &str) -> Option<u32> {
+    Some(MapInfo::from_pin(pins.join(name)).ok()?.max_entries())
 }
 
 fn load_programs(programs: &mut Ebpf) -> Result<(), DatapathError> {

@@ -17,6 +17,12 @@ const BOUNDS: (f64, f64) = (0.1, 2.0);
 /// median.
 const FAR: f64 = 0.5;
 
+/// Least margin in parts of the median.
+const LEAST_MARGIN_PART: u32 = 16;
+
+/// Held-out path lengths from which on the rarest hundredth is worth cutting flows by.
+const ENOUGH_TO_CUT: usize = 64;
+
 /// Path lengths of normal traffic and the limit taken from them.
 #[derive(Clone, Debug)]
 pub(super) struct Calibration {
@@ -27,6 +33,8 @@ pub(super) struct Calibration {
     most: usize,
     /// Shorter path lengths are far from all that was held out.
     far: u32,
+    /// Path lengths that it began with.
+    held_out: usize,
     /// The limit in parts of the rate asked for.
     factor: f64,
 }
@@ -40,8 +48,11 @@ impl Calibration {
         let at =
             |share: usize| sorted.get(sorted.len().saturating_sub(1) * share / 100).copied().unwrap_or(0);
         let (rare, usual) = (at(1), at(50));
-        let far = rare.saturating_sub(((usual - rare) as f64 * FAR) as u32);
-        Self { seen: newest.iter().copied().collect(), sorted, most: most.max(1), far, factor: 1.0 }
+        // Where all traffic is alike, the rarest says nothing of how far is far.
+        let margin = (((usual - rare) as f64 * FAR) as u32).max(usual / LEAST_MARGIN_PART);
+        let far = rare.saturating_sub(margin);
+        let held_out = newest.len();
+        Self { seen: newest.iter().copied().collect(), sorted, most: most.max(1), far, held_out, factor: 1.0 }
     }
 
     /// Whether a path length is so far below what was held out that it is never taken for a drift.
@@ -49,9 +60,9 @@ impl Calibration {
         sum < self.far
     }
 
-    /// The path length below which [`Self::is_far`] holds.
+    /// The path length below which [`Self::is_far`] holds; 0 when too little was held out to act on it.
     pub(super) const fn far_below(&self) -> u32 {
-        self.far
+        if self.held_out < ENOUGH_TO_CUT { 0 } else { self.far }
     }
 
     /// Share of normal traffic at least as anomalous, never 0.
@@ -128,6 +139,13 @@ mod tests {
         }
         let fixed = realised(0.01, 2.0, false);
         assert!(fixed > 0.03, "without following, drift would give {fixed}");
+    }
+
+    #[test]
+    fn little_or_uniform_traffic_makes_nothing_usual_far() {
+        assert_eq!(Calibration::new(&[50_000, 60_000], 1_024).far_below(), 0);
+        let alike = Calibration::new(&[100_000; 200], 1_024);
+        assert!(alike.far_below() > 0 && !alike.is_far(95_000) && alike.is_far(90_000));
     }
 
     #[test]

@@ -46,18 +46,30 @@ impl Gateway {
             self.forests.placed.remove(&device);
         }
         for (device, version) in wanted {
-            if self.forests.placed.get(&device) == Some(&version) {
+            let placed = self.forests.placed.get(&device).copied();
+            if placed == Some(version) {
                 continue;
             }
             let Some(forest) = self.learner.flow_forest(device) else { continue };
             let Ok(trees) = <&[_; TREES]>::try_from(&*forest.trees) else { continue };
             let cut_below = if cuts { forest.far_below } else { 0 };
-            match self.forests.kernel.put(device, trees, cut_below, now_ns)? {
+            let kernel = &mut self.forests.kernel;
+            if placed.is_some_and(|placed| placed.model == version.model) {
+                kernel.set_limit(device, cut_below)?;
+                self.forests.placed.insert(device, version);
+                continue;
+            }
+            match kernel.put(device, trees, cut_below, now_ns)? {
                 Placed::InForce(generation) => {
                     tracing::debug!(?device, generation, "forest in the kernel");
                     self.forests.placed.insert(device, version);
                 }
-                Placed::NoPlace => break,
+                // An outdated forest judges no longer; its place is free for the new one once it has rested.
+                Placed::NoPlace if placed.is_some() => {
+                    kernel.remove(device, now_ns)?;
+                    self.forests.placed.remove(&device);
+                }
+                Placed::NoPlace => {}
             }
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use tidegate_common::{
-    device::DeviceKey,
+    device::{DeviceKey, DeviceRecord},
     event::{FlowEvent, SampleEvent},
     flow::{FlowKey, FlowRecord},
     verdict::Mode,
@@ -160,7 +160,10 @@ impl Gateway {
         self.kernel_log.flush();
         match self.datapath.devices() {
             Ok(devices) => {
-                for (key, record) in devices {
+                // Whoever has been silent for long has nothing new, and must not seem to be heard.
+                let recent_ns = 3 * self.config.learning.window.as_ns();
+                let heard = |record: &DeviceRecord| now.kernel_ns.saturating_sub(record.last_ns) <= recent_ns;
+                for (key, record) in devices.into_iter().filter(|(_, record)| heard(record)) {
                     for event in self.registry.observe_device(key, record.last_ns) {
                         self.on_identity(event, now);
                     }

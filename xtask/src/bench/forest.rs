@@ -39,13 +39,15 @@ pub(super) fn rows(
     let (mut with, mut without, mut extra) = (Vec::new(), Vec::new(), Vec::new());
     let (mut judged, mut unjudged) = (Vec::new(), Vec::new());
     for repeat in 0..context.repeats {
-        let first = 1_024 + (repeat % 64) as u16 * 512;
-        unjudged.push(eighth_packets(program, frame, UNJUDGED, first..first + flows)?);
+        let first = 1_024 + (repeat % 60) as u16 * 512;
+        // A flow belongs to whoever began it, so the two devices need ports of their own.
+        let other = first + 31_744;
+        unjudged.push(eighth_packets(program, frame, UNJUDGED, other..other + flows)?);
         judged.push(
             eighth_packets(program, frame, JUDGED, first..first + flows)? - unjudged[unjudged.len() - 1],
         );
         with.push(time(program, &from(frame, JUDGED, 1_000), runs)?);
-        without.push(time(program, &from(frame, UNJUDGED, 1_000), runs)?);
+        without.push(time(program, &from(frame, UNJUDGED, 1_001), runs)?);
         extra.push(with[with.len() - 1] - without[without.len() - 1]);
     }
     Ok(vec![
