@@ -330,7 +330,7 @@ impl FlowRecord {
 /// Whether a super-packet takes the count over a checkpoint: from `before` to `reached`.
 #[inline(always)]
 const fn passes_checkpoint(before: u64, reached: u64) -> bool {
-    let exponent = 63 - (reached | 1).leading_zeros();
+    let exponent = (reached | 1).ilog2();
     let power_of_eight = exponent - exponent % 3;
     power_of_eight > 0 && 1 << power_of_eight > before
 }
