@@ -118,7 +118,7 @@ impl<T: VerdictTable> Bench<'_, T> {
                     decision.explanation.clone()
                 }
                 Err(EnforceError::Refused(Refusal::InForce { .. })) => {
-                    blocked = true;
+                    blocked = self.mode != GatewayMode::Monitor;
                     incident.response.clone()
                 }
                 Err(error) => {

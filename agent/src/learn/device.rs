@@ -136,7 +136,7 @@ impl Device {
         self.recent_flows = Recent::default();
         self.recent_windows = Recent::default();
         // What waits was judged by other models.
-        self.vetting = Vetting::default();
+        self.vetting.drop_waiting();
         Ok(())
     }
 

@@ -46,6 +46,11 @@ impl Default for Vetting {
 }
 
 impl Vetting {
+    /// Drops what waits; a quarantine that a finding began goes on.
+    pub(super) fn drop_waiting(&mut self) {
+        *self = Self { spoilt_until_ns: self.spoilt_until_ns, ..Self::default() };
+    }
+
     /// A vector begins to wait.
     pub(super) fn add(&mut self, judged: Vetted) {
         self.seen += 1;
@@ -96,6 +101,18 @@ mod tests {
 
     fn released(vetting: &mut Vetting, second: u64) -> usize {
         std::iter::from_fn(|| vetting.release(second * SECOND_NS)).count()
+    }
+
+    #[test]
+    fn training_drops_what_waits_and_ends_no_quarantine() {
+        let mut vetting = Vetting::default();
+        vetting.add(at(10));
+        vetting.spoil(20 * SECOND_NS);
+        vetting.drop_waiting();
+        (30..600).for_each(|second| vetting.add(at(second)));
+        assert_eq!(released(&mut vetting, 5_000), 0);
+        vetting.add(at(700));
+        assert_eq!(released(&mut vetting, 5_000), 1);
     }
 
     #[test]
