@@ -53,6 +53,8 @@ pub(super) struct Device {
     pub(super) largest_upload: u64,
     pub(super) baseline: Option<Baseline>,
     open: Option<DeviceWindow>,
+    /// The window in which the device was last released: it and those before it count no more.
+    spent: Option<u64>,
     /// The models gave way to those of devices heard more recently.
     pub(super) unloaded: bool,
     pub(super) recent_flows: Recent,
@@ -77,6 +79,7 @@ impl Device {
             largest_upload: 0,
             baseline: None,
             open: None,
+            spent: None,
             unloaded: false,
             recent_flows: Recent::default(),
             recent_windows: Recent::default(),
@@ -118,6 +121,18 @@ impl Device {
             }
             open => open.replace(*window),
         }
+    }
+
+    /// Forgets the evidence against the device; its present window becomes none either.
+    pub(super) fn drop_evidence(&mut self) {
+        self.recent_flows = Recent::default();
+        self.recent_windows = Recent::default();
+        self.spent = self.open.as_ref().map(|open| open.epoch);
+    }
+
+    /// Whether a window began before the device was released.
+    pub(super) fn is_spent(&self, epoch: u64) -> bool {
+        self.spent.is_some_and(|spent| epoch <= spent)
     }
 
     /// Whether enough was collected for a baseline.

@@ -26,7 +26,7 @@ use super::{
     forest::GrowthError,
     model::ModelKind,
     peers,
-    rules::{self, ArpClaim, Progress, Rules, SECOND_NS, forget, is_attempt, is_host},
+    rules::{self, ArpClaim, Progress, Rules, SECOND_NS, Since, is_attempt, is_host},
     window::window_features,
 };
 use crate::identity::DhcpServer;
@@ -39,12 +39,14 @@ const RULE_EXPLAINS_NS: u64 = 120 * SECOND_NS;
 /// The detector.
 pub struct Learner {
     pub(super) config: LearnConfig,
-    rules: Rules,
+    pub(super) rules: Rules,
     fleet: Baseline,
     pub(super) devices: LruCache<DeviceKey, Device>,
     flows: LruCache<FlowKey, (Progress, bool)>,
     pub(super) destinations: Destinations,
-    reported: LruCache<(Subject, &'static str, Option<&'static str>), u64>,
+    pub(super) reported: LruCache<(Subject, &'static str, Option<&'static str>), u64>,
+    /// When subjects were last let go: what they began before is no evidence.
+    pub(super) released: LruCache<Subject, u64>,
     own: HashSet<IpAddr>,
     pub(super) renewed: Vec<DeviceKey>,
 }
@@ -60,6 +62,7 @@ impl Learner {
             flows: LruCache::new(MAX_FLOWS),
             destinations: Destinations::new(),
             reported: LruCache::new(MAX_REPORTS),
+            released: LruCache::new(MAX_REPORTS),
             own: HashSet::new(),
             renewed: Vec::new(),
             config,
@@ -113,9 +116,12 @@ impl Learner {
     /// A device's window as it stands now, merged over the CPUs. Call it for both windows of the record, the older epoch
     /// first, every second or so: a window is learned and judged when a newer one is seen.
     pub fn observe_window(&mut self, device: DeviceKey, window: &DeviceWindow, now_ns: u64) -> Vec<Finding> {
-        let mut found: Vec<Finding> = self.rules.window(device, window, now_ns).into_iter().collect();
         let state = self.devices.get_or_insert_mut(device, || Device::new(&self.config, now_ns));
-        if let Some(ended) = state.next_window(window) {
+        let mut found = Vec::new();
+        if !state.is_spent(window.epoch) {
+            found.extend(self.rules.window(device, window, now_ns));
+        }
+        if let Some(ended) = state.next_window(window).filter(|ended| !state.is_spent(ended.epoch)) {
             state.last_ns = now_ns;
             let vector = window_features(&ended);
             if state.phase == Phase::Learning {
@@ -147,15 +153,10 @@ impl Learner {
         self.report(found, now_ns)
     }
 
-    /// Forgets the rules' reports about some subjects and their evidence: what goes on from now is reported at once.
-    pub fn forget_reports(&mut self, about: impl Fn(&Subject) -> bool) {
-        forget(&mut self.reported, |(subject, technique, _)| about(subject) && !technique.is_empty());
-        self.destinations.forget(&about);
-        self.rules.forget(about);
-    }
-
     fn started(&mut self, contact: &Contact<'_>, found: &mut Vec<Finding>) {
-        if !is_host(contact.victim) || self.own.contains(&contact.source) {
+        let is_new =
+            self.since_release(&contact.subject, contact.record, &Progress::default()) == Since::Whole;
+        if !is_host(contact.victim) || self.own.contains(&contact.source) || !is_new {
             return;
         }
         self.rules.started(contact, found);
@@ -183,7 +184,8 @@ impl Learner {
         }
         let (before, ended_before) = self.flows.get(key).copied().unwrap_or_default();
         let ends_now = ended && !ended_before;
-        self.rules.continued(contact, &before, ends_now, found);
+        let since = self.since_release(&contact.subject, contact.record, &before);
+        self.rules.continued(contact, &before, ends_now, since, found);
         self.carried(contact, &before, found);
         self.flows.put(*key, (Progress::of(contact), ended || ended_before));
         let Some(device) = contact.ends.initiator else { return };
@@ -191,7 +193,7 @@ impl Learner {
         state.last_ns = contact.now_ns;
         found.extend(peers::met(&mut self.rules, state, &self.own, contact, &before));
         // A flow that ended was judged then; what the sweep finds of it later is the same flow.
-        if ended_before && ended {
+        if ended_before && ended || since != Since::Whole {
             return;
         }
         let vector = flow_features(key, contact.record);
@@ -260,7 +262,8 @@ impl Learner {
             _ => return,
         };
         // A sweep that finds nothing new is no traffic.
-        if self.own.contains(&outside) || sent + received == 0 {
+        let since = self.since_release(&Subject::Device(device), contact.record, before);
+        if self.own.contains(&outside) || sent + received == 0 || since == Since::Nothing {
             return;
         }
         let state = self.devices.get_or_insert_mut(device, || Device::new(&self.config, contact.now_ns));

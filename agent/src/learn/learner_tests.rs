@@ -127,9 +127,9 @@ fn what_goes_on_is_reported_again_once_it_is_forgotten() {
     let subject = Subject::Device(device(66));
     assert_eq!(sim.learner.observe_arp_claim(&claim(1), S).len(), 1);
     assert!(sim.learner.observe_arp_claim(&claim(1), 2 * S).is_empty(), "the same is not repeated at once");
-    sim.learner.forget_reports(|about| *about != subject);
+    sim.learner.forget_reports(|about| *about != subject, 2 * S);
     assert!(sim.learner.observe_arp_claim(&claim(1), 3 * S).is_empty(), "another subject was forgotten");
-    sim.learner.forget_reports(|about| *about == subject);
+    sim.learner.forget_reports(|about| *about == subject, 3 * S);
     assert_eq!(sim.learner.observe_arp_claim(&claim(1), 4 * S).len(), 1);
 }
 
@@ -144,7 +144,7 @@ fn what_is_over_is_not_reported_again_once_it_is_forgotten() {
         rules(&sim.play(&mut script, 2 * S))
     };
     assert_eq!(scan(&mut sim, 1..40), ["vertical_scan"]);
-    sim.learner.forget_reports(|_| true);
+    sim.learner.forget_reports(|_| true, sim.now);
     assert!(scan(&mut sim, 40..45).is_empty(), "a few attempts more prove nothing by themselves");
     assert_eq!(scan(&mut sim, 45..70), ["vertical_scan"], "many do");
 }
@@ -251,7 +251,7 @@ fn after_a_release_only_what_is_carried_off_from_then_on_counts() {
         script
     };
     assert_eq!(rules(&sim.play(&mut upload(50_000, 21_000), 10 * S)), ["exfiltration"]);
-    sim.learner.forget_reports(|_| true);
+    sim.learner.forget_reports(|_| true, sim.now);
     assert!(rules(&sim.play(&mut upload(50_001, 30), 10 * S)).is_empty(), "a few packets more");
     assert_eq!(rules(&sim.play(&mut upload(50_002, 21_000), 10 * S)), ["exfiltration"]);
 }

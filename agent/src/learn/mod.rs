@@ -31,6 +31,7 @@ mod model;
 mod model_file;
 mod opinion;
 mod peers;
+mod release;
 mod renewal;
 mod rules;
 mod samples;

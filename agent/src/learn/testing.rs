@@ -61,6 +61,14 @@ impl Script {
         self
     }
 
+    /// Moves what comes from `at` on to `later`, whose time begins then.
+    pub(super) fn cut(&mut self, at: u64, later: &mut Self) {
+        let moved = self.packets.extract_if(.., |packet| packet.0 >= at);
+        later.packets.extend(moved.map(|(begin, from, to, protocol, flags, payload)| {
+            (begin - at, from, to, protocol, flags, payload)
+        }));
+    }
+
     pub(super) fn udp(&mut self, at: u64, from: End, to: End, payload: u32) -> &mut Self {
         self.packet(at, from, to, proto::UDP, 0, payload)
     }

@@ -16,9 +16,9 @@ use crate::{
         view::{AllowView, BlockView, ModelView, ReloadView},
     },
     decide::target_of,
-    enforce::{Order, Report, Target},
+    enforce::{Now, Order, Report, Target},
     identity::Mac,
-    learn::BaselineState,
+    learn::{BaselineState, Subject},
     store::Durability,
 };
 
@@ -75,7 +75,7 @@ impl Gateway {
         let now = now();
         let report = self.enforcer.release(&target, &who.to_string(), now).map_err(refused)?;
         let ended = report.changes.first().map(|record| views::block(record, now));
-        self.forget_reports(&report);
+        self.forget_reports(&report, now);
         self.commit(Ok(report), now);
         ended.ok_or_else(|| Refusal::not_found(format!("{target} is under no enforcement"), LIST_BLOCKS))
     }
@@ -84,18 +84,20 @@ impl Gateway {
         let now = now();
         let report = self.enforcer.flush(&who.to_string(), |_| true, now).map_err(refused)?;
         let ended = report.changes.iter().map(|record| views::block(record, now)).collect();
-        self.forget_reports(&report);
+        self.forget_reports(&report, now);
         self.commit(Ok(report), now);
         Ok(ended)
     }
 
-    /// What goes on although an operator took its verdict back is found again at once, not only when it would be repeated.
-    fn forget_reports(&mut self, ended: &Report) {
+    /// What goes on although an operator took its verdict back is found again at once, not only when it would be repeated; what
+    /// was going on and ends now is no reason to take the decision back.
+    fn forget_reports(&mut self, ended: &Report, now: Now) {
         let targets: Vec<Target> = ended.changes.iter().map(|record| record.target).collect();
-        self.learner.forget_reports(|subject| {
+        let is_meant = |subject: &Subject| {
             let own = target_of(subject);
             targets.iter().any(|target| target.contains(&own))
-        });
+        };
+        self.learner.forget_reports(is_meant, now.kernel_ns);
     }
 
     pub(super) fn allow(&mut self, order: &AllowOrder, who: &Operator) -> Answer<AllowView> {

@@ -58,6 +58,17 @@ pub(super) enum Outcome {
     Open,
 }
 
+/// How much of what a flow did since it was last looked at came after its subject was last released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Since {
+    /// All of the flow.
+    Whole,
+    /// The flow is older, but not what is new in it.
+    Rest,
+    /// Some of it may be older.
+    Nothing,
+}
+
 /// The outcome that a record shows.
 pub(super) fn outcome(protocol: u8, record: &FlowRecord) -> Outcome {
     match protocol {
@@ -154,14 +165,24 @@ impl Rules {
         self.amplification.carried(&self.config, contact, &Progress::default(), found);
     }
 
-    /// A flow as it stands later; `before` is what it was when it was last looked at.
+    /// A flow as it stands later; `before` is what it was when it was last looked at. Of a flow that began before its subject was
+    /// released, only rates since then count.
     pub(super) fn continued(
         &mut self,
         contact: &Contact<'_>,
         before: &Progress,
         ended: bool,
+        since: Since,
         found: &mut Vec<Finding>,
     ) {
+        if since == Since::Nothing {
+            return;
+        }
+        flood::Floods::continued(&self.config, contact, before, found);
+        self.amplification.carried(&self.config, contact, before, found);
+        if since == Since::Rest {
+            return;
+        }
         let outcome = outcome(contact.protocol, contact.record);
         if outcome != Outcome::Open {
             self.scans.outcome(&self.config, contact, outcome, found);
@@ -171,8 +192,6 @@ impl Rules {
         if outcome == Outcome::Answered && !before.answered {
             self.floods.completed(contact);
         }
-        flood::Floods::continued(&self.config, contact, before, found);
-        self.amplification.carried(&self.config, contact, before, found);
         brute::dialogue(&self.config, contact, before, found);
         if ended && outcome == Outcome::Answered {
             self.brute.ended(&self.config, contact, found);
