@@ -55,6 +55,8 @@ counters! {
     dropped_rate,
     /// Packets of flows that the kernel's forest cut.
     dropped_model,
+    /// Packets that a device's profile does not list.
+    dropped_profile,
     /// Packets that monitor mode let pass although a verdict asked to drop them.
     would_drop,
     /// Packets that an operator's never-block entry let pass before any verdict was looked at.
@@ -90,6 +92,7 @@ impl Counters {
             + self.dropped_device
             + self.dropped_rate
             + self.dropped_model
+            + self.dropped_profile
     }
 
     /// Packets in no flow, whatever the reason.

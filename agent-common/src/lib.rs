@@ -20,4 +20,5 @@ pub mod forest;
 pub mod maps;
 pub mod parse;
 pub mod pod;
+pub mod profile;
 pub mod verdict;

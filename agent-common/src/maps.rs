@@ -7,6 +7,7 @@ use crate::{
     feature::FEATURE_VERSION,
     flow::{FlowKey, FlowRecord},
     forest::{DeviceModel, TREES, Tree},
+    profile::RuleKey,
     verdict::{Binding, Config, FeedEntry, Verdict},
 };
 
@@ -30,6 +31,10 @@ pub const PREFIXES: &str = "PREFIXES";
 pub const ALLOWED: &str = "ALLOWED";
 /// Hardware address → [`Verdict`].
 pub const VERDICT_DEVICE: &str = "VERDICT_DEVICE";
+/// Network of a profile → its number, see [`crate::profile::NetKey`].
+pub const PROFILE_NETS: &str = "PROFILE_NETS";
+/// [`RuleKey`] → [`crate::profile::may`] bits.
+pub const PROFILE_RULES: &str = "PROFILE_RULES";
 /// IPv4 address → [`FeedEntry`].
 pub const FEED_V4: &str = "FEED_V4";
 /// IPv6 address → [`FeedEntry`].
@@ -67,6 +72,10 @@ pub const PREFIX_CAPACITY: u32 = 16_384;
 pub const ALLOW_CAPACITY: u32 = 1_024;
 /// Isolated and never-block devices.
 pub const VERDICT_DEVICE_CAPACITY: u32 = 4_096;
+/// Networks of all profiles.
+pub const PROFILE_NET_CAPACITY: u32 = 16_384;
+/// Rules of all profiles.
+pub const PROFILE_RULE_CAPACITY: u32 = 65_536;
 /// Bulk list addresses, of each family.
 pub const FEED_CAPACITY: u32 = 262_144;
 /// Forests the kernel holds by default, a quarter of a MiB each.
@@ -79,7 +88,7 @@ pub const EVENT_BYTES: u32 = 4 << 20;
 pub const BINDING_CAPACITY: u32 = 4_096;
 
 /// Raise when a table changes its meaning without changing a size.
-const LAYOUT_VERSION: u64 = 2;
+const LAYOUT_VERSION: u64 = 3;
 
 /// Hash of every shared layout: pins of one layout are never opened by an agent of another.
 pub const LAYOUT_HASH: u64 = {
@@ -94,6 +103,7 @@ pub const LAYOUT_HASH: u64 = {
         size_of::<DeviceRecord>() as u64,
         size_of::<Verdict>() as u64,
         size_of::<FeedEntry>() as u64,
+        size_of::<RuleKey>() as u64,
         size_of::<Binding>() as u64,
         size_of::<FlowEvent>() as u64,
         size_of::<DeviceModel>() as u64,

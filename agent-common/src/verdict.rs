@@ -111,7 +111,9 @@ pub struct Verdict {
     /// Reason code, see [`Reason`].
     pub reason: u8,
     /// Always zero.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 3],
+    /// The profile that a device is held to whether or not the entry is live, see [`crate::profile`]; 0 for none.
+    pub profile: u32,
 }
 
 /// Why an entry was installed.

@@ -1,4 +1,4 @@
-//! Whether a frame may pass: never-block → device isolation → exact address → prefix → bulk list.
+//! Whether a frame may pass: never-block → device isolation → device profile → exact address → prefix → bulk list.
 //!
 //! Both ends of a packet are looked up, so a block cuts both directions and established flows. An entry whose time is
 //! over does not exist here. In monitor mode nothing is refused, only counted.
@@ -13,7 +13,7 @@ use tidegate_common::{
     verdict::{Action, Level, Mode, Verdict, present, role},
 };
 
-use crate::{gate::Passage, maps};
+use crate::{gate::Passage, maps, profile};
 
 /// Why a frame is refused.
 #[derive(Clone, Copy)]
@@ -22,6 +22,7 @@ enum Refusal {
     Prefix,
     Feed,
     Device,
+    Profile,
     Rate,
 }
 
@@ -41,6 +42,7 @@ pub(crate) fn refuses(passage: &Passage<'_>, counters: &mut Counters) -> bool {
         Refusal::Prefix => counters.dropped_prefix += packets,
         Refusal::Feed => counters.dropped_feed += packets,
         Refusal::Device => counters.dropped_device += packets,
+        Refusal::Profile => counters.dropped_profile += packets,
         Refusal::Rate => counters.dropped_rate += packets,
     }
     true
@@ -64,7 +66,8 @@ pub extern "C" fn packet_is_spared(initiator: u64, now_ns: u64) -> u32 {
     let (packet, tables) = (&scratch.packet, config.present);
     let protects =
         |entry: Option<&'static mut Verdict>| entry.is_some_and(|entry| entry.is(Action::NeverBlock));
-    let protects_device = |mac: [u8; 6]| protects(device_entry(mac, now_ns));
+    let protects_device =
+        |mac: [u8; 6]| protects(device_entry(mac).filter(|entry| entry.is_live(now_ns)));
     let spared = protects(exact(packet, packet.src, tables, now_ns))
         || protects(exact(packet, packet.dst, tables, now_ns))
         || tables & present::ALLOWED != 0 && (allowed(packet.src, now_ns) || allowed(packet.dst, now_ns))
@@ -235,13 +238,11 @@ enum Isolation {
     Refused(Refusal),
 }
 
-/// The live entry of a device.
+/// The entry of a device, live or not.
 #[inline(always)]
-fn device_entry(mac: [u8; 6], now_ns: u64) -> Option<&'static mut Verdict> {
-    let entry = maps::VERDICT_DEVICE.get_ptr_mut(MacKey::new(mac))?;
+fn device_entry(mac: [u8; 6]) -> Option<&'static mut Verdict> {
     // SAFETY: as for `exact`.
-    let entry = unsafe { &mut *entry };
-    if entry.is_live(now_ns) { Some(entry) } else { None }
+    maps::VERDICT_DEVICE.get_ptr_mut(MacKey::new(mac)).map(|entry| unsafe { &mut *entry })
 }
 
 /// What the entry of the device behind this port says: the sender on the way in, the receiver on the way out.
@@ -249,54 +250,64 @@ fn device_entry(mac: [u8; 6], now_ns: u64) -> Option<&'static mut Verdict> {
 fn isolation(passage: &Passage<'_>, remote_roles: u16) -> Isolation {
     let packet = passage.packet;
     let mac = if passage.point.is_ingress() { packet.src_mac } else { packet.dst_mac };
-    let Some(entry) = device_entry(mac, passage.now_ns) else {
+    let Some(entry) = device_entry(mac) else {
         return Isolation::None;
     };
-    if entry.is(Action::NeverBlock) {
-        return Isolation::Spared;
+    if entry.is_live(passage.now_ns) {
+        if entry.is(Action::NeverBlock) {
+            return Isolation::Spared;
+        }
+        if let Some(refusal) = at_level(passage, entry, remote_roles) {
+            return Isolation::Refused(refusal);
+        }
     }
+    if entry.profile != 0 && profile::refuses(passage, entry.profile, remote_roles) {
+        hit(passage, entry);
+        return Isolation::Refused(Refusal::Profile);
+    }
+    Isolation::None
+}
+
+/// What the level of an isolation refuses.
+#[inline(always)]
+fn at_level(passage: &Passage<'_>, entry: &mut Verdict, remote_roles: u16) -> Option<Refusal> {
+    let (packet, is_ingress) = (passage.packet, passage.point.is_ingress());
     let refused = match entry.level {
         level if level == Level::Full as u8 => true,
-        level if level == Level::DhcpDnsOnly as u8 => !is_essential(passage, remote_roles),
+        level if level == Level::DhcpDnsOnly as u8 => !is_essential(packet, is_ingress, remote_roles),
         level if level == Level::CloudOnly as u8 => {
-            !is_essential(passage, remote_roles) && !reaches_cloud(passage, remote_roles)
+            !is_essential(packet, is_ingress, remote_roles) && !reaches_cloud(passage, remote_roles)
         }
         level if level == Level::RateLimit as u8 => {
             hit(passage, entry);
-            return if entry.take_token(passage.now_ns) {
-                Isolation::None
-            } else {
-                Isolation::Refused(Refusal::Rate)
-            };
+            return (!entry.take_token(passage.now_ns)).then_some(Refusal::Rate);
         }
         _ => {
             hit(passage, entry);
             false
         }
     };
-    if refused {
-        hit(passage, entry);
-        Isolation::Refused(Refusal::Device)
-    } else {
-        Isolation::None
+    if !refused {
+        return None;
     }
+    hit(passage, entry);
+    Some(Refusal::Device)
 }
 
 /// ARP, neighbour discovery, DHCP, and DNS with the gateway's resolver.
 #[inline(always)]
-fn is_essential(passage: &Passage<'_>, remote_roles: u16) -> bool {
-    let packet = passage.packet;
+pub(crate) fn is_essential(packet: &Packet, is_ingress: bool, remote_roles: u16) -> bool {
     if packet.network as u8 == Network::Arp as u8 {
         return true;
     }
     match packet.proto {
         proto::ICMPV6 => matches!(packet.icmp_type, 133..=137),
         proto::UDP | proto::TCP => {
-            let port = remote_port(passage);
+            let port = if is_ingress { packet.dst_port } else { packet.src_port };
             port == 53 && remote_roles & role::DNS != 0
                 || packet.proto == proto::UDP
                     && matches!(port, 67 | 547)
-                    && is_dhcp_server(passage, remote_roles)
+                    && is_dhcp_server(packet, is_ingress, remote_roles)
         }
         _ => false,
     }
@@ -317,6 +328,6 @@ fn remote_port(passage: &Passage<'_>) -> u16 {
 /// A device may ask everyone on the link for a lease, or a known server; whatever answers from the server port may
 /// reach it.
 #[inline(always)]
-fn is_dhcp_server(passage: &Passage<'_>, remote_roles: u16) -> bool {
-    !passage.point.is_ingress() || passage.packet.dst_mac[0] & 1 != 0 || remote_roles & role::DHCP != 0
+fn is_dhcp_server(packet: &Packet, is_ingress: bool, remote_roles: u16) -> bool {
+    !is_ingress || packet.dst_mac[0] & 1 != 0 || remote_roles & role::DHCP != 0
 }

@@ -21,6 +21,7 @@ mod enforce;
 mod gate;
 mod maps;
 mod packet;
+mod profile;
 mod score;
 
 use aya_ebpf::{

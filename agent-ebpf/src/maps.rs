@@ -13,10 +13,12 @@ use tidegate_common::{
     forest::{DeviceModel, TREES, Tree},
     maps::{
         ALLOW_CAPACITY, BINDING_CAPACITY, EVENT_BYTES, FEED_CAPACITY, FILTER_WORDS, FLOW_CAPACITY,
-        FOREST_CAPACITY, MODEL_CAPACITY, PREFIX_CAPACITY, VERDICT_CAPACITY, VERDICT_DEVICE_CAPACITY,
+        FOREST_CAPACITY, MODEL_CAPACITY, PREFIX_CAPACITY, PROFILE_NET_CAPACITY, PROFILE_RULE_CAPACITY,
+        VERDICT_CAPACITY, VERDICT_DEVICE_CAPACITY,
     },
     parse::Packet,
     pod::{Addr, MacKey},
+    profile::RuleKey,
     verdict::{Binding, Config, FeedEntry, Verdict, filter_bit},
 };
 
@@ -45,6 +47,11 @@ pub(crate) static PREFIXES: LpmTrie<[u64; 2], Verdict, { PREFIX_CAPACITY as usiz
 pub(crate) static ALLOWED: LpmTrie<[u64; 2], Verdict, { ALLOW_CAPACITY as usize }> = LpmTrie::new();
 #[btf_map(name = "VERDICT_DEVICE")]
 pub(crate) static VERDICT_DEVICE: HashMap<MacKey, Verdict, { VERDICT_DEVICE_CAPACITY as usize }, ON_DEMAND> =
+    HashMap::new();
+#[btf_map(name = "PROFILE_NETS")]
+pub(crate) static PROFILE_NETS: LpmTrie<[u64; 3], u32, { PROFILE_NET_CAPACITY as usize }> = LpmTrie::new();
+#[btf_map(name = "PROFILE_RULES")]
+pub(crate) static PROFILE_RULES: HashMap<RuleKey, u32, { PROFILE_RULE_CAPACITY as usize }, ON_DEMAND> =
     HashMap::new();
 #[btf_map(name = "FEED_V4")]
 pub(crate) static FEED_V4: HashMap<u32, FeedEntry, { FEED_CAPACITY as usize }, ON_DEMAND> = HashMap::new();

@@ -27,7 +27,7 @@ pub(super) const INGRESS: &str = "ingress";
 pub(super) const EGRESS: &str = "egress";
 
 /// Tables that outlive the agent. Scratch memory, the replay clock and the log ring do not.
-const PINNED: [&str; 16] = [
+const PINNED: [&str; 18] = [
     maps::CONFIG,
     maps::COUNTERS,
     maps::FLOWS,
@@ -38,6 +38,8 @@ const PINNED: [&str; 16] = [
     maps::PREFIXES,
     maps::ALLOWED,
     maps::VERDICT_DEVICE,
+    maps::PROFILE_NETS,
+    maps::PROFILE_RULES,
     maps::FEED_V4,
     maps::FEED_V6,
     maps::FORESTS,

@@ -14,6 +14,7 @@ mod flows;
 mod forests;
 mod load;
 mod log;
+mod profiles;
 mod test_bed;
 mod verdicts;
 

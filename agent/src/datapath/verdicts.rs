@@ -13,9 +13,9 @@ use tidegate_common::{
     verdict::{Action, Config, FeedEntry, Verdict, present},
 };
 
-use super::{Abi, Datapath, DatapathError, filter::AddressFilter, load::open, table};
+use super::{Abi, Datapath, DatapathError, filter::AddressFilter, load::open, profiles::Profiles, table};
 use crate::{
-    enforce::{TableError, Target, VerdictTable},
+    enforce::{ProfileEntries, TableError, Target, VerdictTable},
     identity::Mac,
 };
 
@@ -30,6 +30,7 @@ pub struct VerdictTables {
     prefixes: LpmTrie<MapData, [u64; 2], Abi<Verdict>>,
     allowed: LpmTrie<MapData, [u64; 2], Abi<Verdict>>,
     devices: HashMap<MapData, Abi<MacKey>, Abi<Verdict>>,
+    profiles: Profiles,
     feed_v4: HashMap<MapData, u32, Abi<FeedEntry>>,
     feed_v6: HashMap<MapData, [u64; 2], Abi<FeedEntry>>,
     /// The operator's never-block addresses and devices.
@@ -48,6 +49,7 @@ impl Datapath {
             prefixes: open(programs, maps::PREFIXES)?,
             allowed: open(programs, maps::ALLOWED)?,
             devices: open(programs, maps::VERDICT_DEVICE)?,
+            profiles: Profiles::open(programs)?,
             feed_v4: open(programs, maps::FEED_V4)?,
             feed_v6: open(programs, maps::FEED_V6)?,
             operators: HashSet::new(),
@@ -226,6 +228,18 @@ impl VerdictTable for VerdictTables {
         self.write_config(Config { present, ..*config })
     }
 
+    fn profiles(&self) -> Result<ProfileEntries, TableError> {
+        self.profiles.read()
+    }
+
+    fn profile_add(&mut self, entries: &ProfileEntries) -> Result<(), TableError> {
+        self.profiles.add(entries)
+    }
+
+    fn profile_delete(&mut self, entries: &ProfileEntries) -> Result<(), TableError> {
+        self.profiles.delete(entries)
+    }
+
     fn feed_mark(&mut self, addresses: &[IpAddr], slot: u32, list: u32) -> Result<(), TableError> {
         let bit = 1 << (slot & 1);
         for address in addresses {
@@ -298,7 +312,7 @@ fn prefix_target(key: &Key<[u64; 2]>) -> Target {
 }
 
 /// Names the operation and the table in an error of aya's; a full table gets its own error.
-fn refused(
+pub(super) fn refused(
     table: &'static str,
     operation: &'static str,
     capacity: u32,
@@ -312,7 +326,7 @@ fn refused(
     }
 }
 
-fn absent_is_fine(result: Result<(), MapError>, table: &'static str) -> Result<(), TableError> {
+pub(super) fn absent_is_fine(result: Result<(), MapError>, table: &'static str) -> Result<(), TableError> {
     match result.map_err(cause) {
         Err(cause) if cause.raw_os_error() != Some(libc::ENOENT) => {
             Err(TableError::Kernel { operation: "delete from", table, cause })

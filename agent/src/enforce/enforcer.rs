@@ -1,7 +1,7 @@
 //! The only writer of kernel verdicts.
 //!
 //! What a target's entry should be follows from three layers: a never-block entry, else the enforcement in force, else a bulk
-//! list's prefix. Every operation changes a layer and then settles the targets it concerns, so no sequence of operations
+//! list's prefix; to the latter two a device's profile is added. Every operation changes a layer and then settles the targets it concerns, so no sequence of operations
 //! can leave a verdict on a never-block target. It does no IO but the tables', reads no clock and decides nothing.
 
 use std::{
@@ -20,6 +20,7 @@ use super::{
     never_block::{self, NeverBlock},
     order::{self, Order, Shape},
     pace::{HoldCause, Pace},
+    profiles::Profiles,
     record::{Author, EnforceError, Enforcement, Notice, Now, Refusal, Report, State},
     settings::Settings,
     target::{TableError, Target, VerdictTable},
@@ -54,6 +55,7 @@ pub struct Enforcer<T> {
     pub(super) live: HashMap<Target, Live>,
     pub(super) never_block: NeverBlock,
     pub(super) fed: FedPrefixes,
+    pub(super) profiles: Profiles,
     pub(super) pace: Pace,
     pub(super) trials: Trials,
     pub(super) tally: Tally,
@@ -71,6 +73,7 @@ impl<T: VerdictTable> Enforcer<T> {
             live: HashMap::new(),
             never_block: NeverBlock::default(),
             fed: FedPrefixes::default(),
+            profiles: Profiles::default(),
             pace: Pace::default(),
             trials: Trials::default(),
             tally: Tally::default(),
@@ -350,7 +353,11 @@ impl<T: VerdictTable> Enforcer<T> {
         if roles != 0 {
             return Some(never_block::verdict(roles));
         }
-        self.live.get(target).map(|live| live.verdict).or_else(|| self.fed.verdict(target))
+        let verdict = self.live.get(target).map(|live| live.verdict).or_else(|| self.fed.verdict(target));
+        match self.profiles.number(target) {
+            0 => verdict,
+            profile => Some(Verdict { profile, ..verdict.unwrap_or_default() }),
+        }
     }
 
     /// Makes the kernel's entry of `target` what it should be.

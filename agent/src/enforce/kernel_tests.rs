@@ -104,6 +104,18 @@ impl VerdictTable for Bed {
         self.0.verdicts.entries()
     }
 
+    fn profiles(&self) -> Result<ProfileEntries, TableError> {
+        self.0.verdicts.profiles()
+    }
+
+    fn profile_add(&mut self, entries: &ProfileEntries) -> Result<(), TableError> {
+        self.0.verdicts.profile_add(entries)
+    }
+
+    fn profile_delete(&mut self, entries: &ProfileEntries) -> Result<(), TableError> {
+        self.0.verdicts.profile_delete(entries)
+    }
+
     fn configure(&mut self, config: &Config) -> Result<(), TableError> {
         self.0.verdicts.configure(config)
     }

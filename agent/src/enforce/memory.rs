@@ -10,7 +10,10 @@ use tidegate_common::{
     verdict::{Config, FeedEntry, Verdict},
 };
 
-use super::target::{TableError, Target, VerdictTable};
+use super::{
+    profile::ProfileEntries,
+    target::{TableError, Target, VerdictTable},
+};
 
 /// The tables a kernel would hold.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +22,8 @@ pub struct MemoryTable {
     pub verdicts: BTreeMap<Target, Verdict>,
     /// Bulk list entries.
     pub feeds: HashMap<IpAddr, FeedEntry>,
+    /// Networks and rules of device profiles.
+    pub profiles: ProfileEntries,
     /// Settings last written.
     pub config: Config,
     /// Entries it takes at most, 0 for the kernel's own limit.
@@ -61,6 +66,20 @@ impl VerdictTable for MemoryTable {
 
     fn get(&self, target: &Target) -> Result<Option<Verdict>, TableError> {
         Ok(self.verdicts.get(target).copied())
+    }
+
+    fn profiles(&self) -> Result<ProfileEntries, TableError> {
+        Ok(self.profiles.clone())
+    }
+
+    fn profile_add(&mut self, entries: &ProfileEntries) -> Result<(), TableError> {
+        self.profiles.extend(entries);
+        Ok(())
+    }
+
+    fn profile_delete(&mut self, entries: &ProfileEntries) -> Result<(), TableError> {
+        self.profiles.subtract(entries);
+        Ok(())
     }
 
     fn configure(&mut self, config: &Config) -> Result<(), TableError> {

@@ -76,7 +76,7 @@ impl<T: VerdictTable> Mirror<T> {
         &self.table
     }
 
-    #[cfg(test)]
+    /// For what only the table knows, not for verdicts.
     pub(super) const fn table_mut(&mut self) -> &mut T {
         &mut self.table
     }

@@ -16,6 +16,10 @@ pub mod names;
 mod never_block;
 mod order;
 mod pace;
+mod profile;
+mod profiles;
+#[cfg(test)]
+mod profiles_tests;
 #[cfg(test)]
 mod properties;
 mod record;
@@ -30,6 +34,8 @@ pub use enforcer::{Enforcer, Tally};
 pub use feeds::{FeedError, FeedList, FeedReport, LIST_BYTES};
 pub use memory::MemoryTable;
 pub use order::Order;
+pub use profile::{Profile, ProfileEntries, ProfileRule};
+pub use profiles::ProfileState;
 pub use record::{AllowEntry, Author, Drift, EnforceError, Enforcement, Notice, Now, Refusal, Report, State};
 pub use settings::Settings;
 pub use target::{TableError, Target, TargetError, VerdictTable};

@@ -235,10 +235,10 @@ pub(super) fn add_hits(record: &mut Enforcement, verdict: Option<&Verdict>, now:
 
 /// Whether two entries ask for the same; what the kernel changes by itself is left out.
 pub(super) fn same(a: &Verdict, b: &Verdict) -> bool {
-    a.expires_ns == b.expires_ns && alike(a, b)
+    a.expires_ns == b.expires_ns && a.profile == b.profile && alike(a, b)
 }
 
-/// Whether two entries ask for the same, expiry left out.
+/// Whether two entries ask for the same, expiry and profile left out.
 pub(super) fn alike(a: &Verdict, b: &Verdict) -> bool {
     (a.rate_pps, a.burst, a.rule, a.roles, a.action, a.level, a.reason)
         == (b.rate_pps, b.burst, b.rule, b.roles, b.action, b.level, b.reason)

@@ -179,12 +179,15 @@ impl<T: VerdictTable> Enforcer<T> {
         report.notices.push(Notice::Drift { drift: Drift::Adopted, target });
         self.tally.drift += 1;
         report.changes.push(record.clone());
-        self.live.insert(target, Live { record, verdict: found });
+        self.live.insert(target, Live { record, verdict: Verdict { profile: 0, ..found } });
     }
 
     fn every_target(&self) -> Vec<Target> {
         let live = self.live.keys().copied();
-        live.chain(self.never_block.targets()).chain(self.fed.targets()).collect()
+        live.chain(self.never_block.targets())
+            .chain(self.fed.targets())
+            .chain(self.profiles.targets())
+            .collect()
     }
 
     /// Compares the kernel with the desired state, repairs every difference and reports it.
@@ -197,17 +200,18 @@ impl<T: VerdictTable> Enforcer<T> {
             missing.remove(target);
             match self.wanted(target) {
                 Some(wanted) if same(&wanted, present) => {}
-                Some(wanted) if wanted.is_live(now.kernel_ns) => drifted.push((Drift::Different, *target)),
+                Some(wanted) if holds(&wanted, now) => drifted.push((Drift::Different, *target)),
                 // An entry that has expired is removed without an alarm: to the kernel it is absent already.
-                _ if !present.is_live(now.kernel_ns) => self.kernel.remove(target)?,
+                _ if !holds(present, now) => self.kernel.remove(target)?,
                 _ => drifted.push((Drift::Unexpected, *target)),
             }
         }
         for target in missing {
-            if self.wanted(&target).is_some_and(|wanted| wanted.is_live(now.kernel_ns)) {
+            if self.wanted(&target).is_some_and(|wanted| holds(&wanted, now)) {
                 drifted.push((Drift::Missing, target));
             }
         }
+        drifted.extend(self.mend_profiles()?);
         drifted.sort_unstable_by_key(|(_, target)| *target);
         for (drift, target) in drifted {
             match self.wanted(&target).filter(|_| drift != Drift::Unexpected) {
@@ -220,4 +224,9 @@ impl<T: VerdictTable> Enforcer<T> {
         self.kernel.rewrite_config()?;
         Ok(report)
     }
+}
+
+/// Whether the kernel acts upon the entry: a profile holds whether or not an isolation beside it has expired.
+const fn holds(entry: &Verdict, now: Now) -> bool {
+    entry.is_live(now.kernel_ns) || entry.profile != 0
 }

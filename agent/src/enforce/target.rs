@@ -12,6 +12,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net};
 use tidegate_common::verdict::{Config, Verdict, role};
 
+use super::profile::ProfileEntries;
 use crate::{identity::Mac, text::serde_as_text};
 
 /// What a verdict applies to.
@@ -161,6 +162,12 @@ pub trait VerdictTable {
     fn get(&self, target: &Target) -> Result<Option<Verdict>, TableError> {
         Ok(self.entries()?.into_iter().find(|(known, _)| known == target).map(|(_, verdict)| verdict))
     }
+    /// Every entry of the profile tables.
+    fn profiles(&self) -> Result<ProfileEntries, TableError>;
+    /// Adds entries to the profile tables, or replaces those with the same keys.
+    fn profile_add(&mut self, entries: &ProfileEntries) -> Result<(), TableError>;
+    /// Takes entries out of the profile tables, by their keys; absent ones are no error.
+    fn profile_delete(&mut self, entries: &ProfileEntries) -> Result<(), TableError>;
     /// Writes the global settings.
     fn configure(&mut self, config: &Config) -> Result<(), TableError>;
     /// Adds `addresses` to slot 0 or 1 of the bulk lists, on behalf of list number `list`; the other slot is not touched.
