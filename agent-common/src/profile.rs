@@ -199,10 +199,7 @@ mod tests {
 
     #[test]
     fn a_connection_begins_only_in_the_direction_that_the_rule_names() {
-        let tables = one(&[(
-            RuleKey::ports(1, proto::TCP, 443, 0),
-            may::SEND | may::CONNECT | may::RECEIVE,
-        )]);
+        let tables = one(&[(RuleKey::ports(1, proto::TCP, 443, 0), may::SEND | may::CONNECT | may::RECEIVE)]);
         let device = (Addr::v4([10, 0, 0, 2]), 40_000);
         let verdicts: Vec<bool> = [tcp_flag::SYN, tcp_flag::SYN | tcp_flag::ACK, tcp_flag::ACK]
             .into_iter()

@@ -66,8 +66,7 @@ pub extern "C" fn packet_is_spared(initiator: u64, now_ns: u64) -> u32 {
     let (packet, tables) = (&scratch.packet, config.present);
     let protects =
         |entry: Option<&'static mut Verdict>| entry.is_some_and(|entry| entry.is(Action::NeverBlock));
-    let protects_device =
-        |mac: [u8; 6]| protects(device_entry(mac).filter(|entry| entry.is_live(now_ns)));
+    let protects_device = |mac: [u8; 6]| protects(device_entry(mac).filter(|entry| entry.is_live(now_ns)));
     let spared = protects(exact(packet, packet.src, tables, now_ns))
         || protects(exact(packet, packet.dst, tables, now_ns))
         || tables & present::ALLOWED != 0 && (allowed(packet.src, now_ns) || allowed(packet.dst, now_ns))

@@ -13,6 +13,7 @@ pub mod evaluate;
 pub mod identity;
 pub mod judge;
 pub mod learn;
+pub mod mud;
 pub mod replay;
 pub mod run;
 pub mod store;

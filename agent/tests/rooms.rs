@@ -71,7 +71,7 @@ fn only_run_starts_tasks_and_threads() {
 
 #[test]
 fn only_enforce_writes_verdict_tables() {
-    let writes = [".put(&", ".feed_mark(", ".feed_clear("];
+    let writes = [".put(&", ".feed_mark(", ".feed_clear(", ".profile_add(", ".profile_delete("];
     assert_eq!(outside(&["enforce", "datapath"], &writes), Vec::<String>::new());
 }
 

@@ -4,6 +4,7 @@ use std::{convert::Infallible, fmt, net::IpAddr, str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
         metrics::Snapshot,
         view::{
             AllowCheckView, AllowView, BlockView, DeviceView, EventView, ExplainView, IncidentView,
-            ModelView, ReloadView, RoleWord, StatusView,
+            ModelView, ProfileView, ReloadView, RoleWord, StatusView,
         },
     },
     config::{period::Period, values::IsolationLevel},
@@ -46,6 +47,15 @@ pub enum Request {
     Isolate { order: IsolationOrder, operator: Operator, reply: Reply<BlockView> },
     /// End a device's isolation; answers what was ended.
     Release { device: DeviceRef, operator: Operator, reply: Reply<BlockView> },
+
+    /// A description (RFC 8520) of what a device was seen to do.
+    Describe { device: DeviceRef, reply: Reply<Value> },
+    /// The description that a device is held to.
+    Profile { device: DeviceRef, reply: Reply<ProfileView> },
+    /// Hold a device to a description.
+    ApplyProfile { device: DeviceRef, description: Bytes, operator: Operator, reply: Reply<ProfileView> },
+    /// Hold a device to nothing; answers what was ended.
+    RemoveProfile { device: DeviceRef, operator: Operator, reply: Reply<ProfileView> },
 
     /// Every enforcement, isolations included; never-block entries excluded.
     Blocks { reply: Reply<Vec<BlockView>> },

@@ -2,6 +2,8 @@
 //!
 //! Bodies are bounded, every answer has a deadline, and a stop ends every wait.
 
+mod profiles;
+
 use axum::{
     Json, Router,
     body::Body,
@@ -27,6 +29,7 @@ use crate::{
         view::{Allowed, Blocks, Devices, Events, Incidents, Models, SCHEMA, Versioned},
     },
     enforce::Target,
+    mud::MAX_BYTES,
 };
 
 /// Largest body of an order.
@@ -151,7 +154,8 @@ pub(super) fn operators(shared: Shared) -> Router {
             ),
         )
         .layer(DefaultBodyLimit::max(MODEL_BYTES));
-    bounded(orders.merge(import).with_state(shared))
+    let profiles = profiles::routes().layer(DefaultBodyLimit::max(MAX_BYTES));
+    bounded(orders.merge(import).merge(profiles).with_state(shared))
 }
 
 fn devices() -> Router<Shared> {

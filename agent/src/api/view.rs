@@ -3,6 +3,7 @@
 //! Every document carries `"schema": 1`. Fields are only ever added; a change of meaning raises the number. Times are RFC
 //! 3339 in UTC, lengths of time whole seconds (`_s`).
 
+mod profile;
 mod words;
 
 use std::{collections::BTreeMap, net::IpAddr};
@@ -16,6 +17,7 @@ use crate::{
     identity::Mac,
 };
 
+pub use self::profile::ProfileView;
 pub use self::words::{ActionWord, BaselineState, CheckState, EventKind, Health, ReasonWord, RoleWord};
 
 /// Number of the JSON schema.
@@ -238,6 +240,9 @@ pub struct DeviceView {
     pub isolation: Option<IsolationLevel>,
     /// When the isolation ends.
     pub isolated_until: Option<Timestamp>,
+    /// Where the description it is held to says it comes from.
+    #[serde(default)]
+    pub profile: Option<String>,
     /// Whether no verdict may touch it.
     pub never_block: bool,
     /// Incidents it is the cause of and that go on.

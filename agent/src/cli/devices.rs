@@ -1,5 +1,7 @@
 //! `tidegate devices`: who is on the protected side.
 
+mod mud;
+
 use std::fmt::Write as _;
 
 use crate::{
@@ -56,6 +58,7 @@ Examples:
         #[arg(value_name = "DEVICE")]
         device: DeviceRef,
     },
+    Mud(mud::Args),
 }
 
 pub(super) async fn run(command: Command, output: Output, client: &Client) -> Result<Exit, CliError> {
@@ -74,6 +77,7 @@ pub(super) async fn run(command: Command, output: Output, client: &Client) -> Re
         Command::Release { device } => {
             output.show(client.release(&device).await?, |block| format!("{} is released", block.target))
         }
+        Command::Mud(args) => mud::run(args, output, client).await,
     }
 }
 
@@ -121,6 +125,7 @@ fn details(device: &DeviceView) -> String {
     let _ = writeln!(text, "baseline          {}", baseline(device));
     let until = device.isolated_until.map(|time| format!(" until {time:.0}")).unwrap_or_default();
     let _ = writeln!(text, "isolation         {}{until}", or_dash(device.isolation));
+    let _ = writeln!(text, "held to           {}", or_dash(device.profile.as_deref().map(printable)));
     let _ = writeln!(text, "never-block       {}", if device.never_block { "yes" } else { "no" });
     let _ = writeln!(text, "open incidents    {}", device.open_incidents);
     for conflict in &device.conflicts {

@@ -1,9 +1,6 @@
 //! Profiles of devices, and their compilation into the kernel's networks and rules. Pure.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::{IpNet, Ipv4Net};
 use tidegate_common::{
@@ -134,10 +131,5 @@ impl Profile {
             }
         }
         Ok(entries)
-    }
-
-    /// Whether the profile speaks of `address` at all.
-    pub fn mentions(&self, address: IpAddr) -> bool {
-        self.rules.iter().any(|rule| rule.remote.contains(&address))
     }
 }

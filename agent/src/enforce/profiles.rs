@@ -30,8 +30,6 @@ pub(super) struct Profiles {
 /// A profile in force, in numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProfileState {
-    /// The device.
-    pub device: Mac,
     /// Networks in the kernel.
     pub nets: usize,
     /// Rules in the kernel.
@@ -80,13 +78,28 @@ impl<T: VerdictTable> Enforcer<T> {
         if self.profiles.held.get(&device).is_some_and(|held| held.profile == *profile) {
             return Ok(());
         }
+        let before = self.hold(device, profile)?;
+        self.settle(&target)?;
+        if let Some(before) = before {
+            self.kernel.table_mut().profile_delete(&before.entries)?;
+        }
+        Ok(())
+    }
+
+    /// Holds a device to the profile of an earlier run; [`Self::restore`], which comes next, puts it in force.
+    pub fn resume_profile(&mut self, device: Mac, profile: &Profile) -> Result<(), EnforceError> {
+        self.hold(device, profile).map(drop)
+    }
+
+    /// Writes a profile that no entry names yet; the one it replaces.
+    fn hold(&mut self, device: Mac, profile: &Profile) -> Result<Option<Held>, EnforceError> {
         if self.profiles.last == 0 {
             self.profiles.last = self.kernel.table().profiles()?.last_profile();
         }
         let number = self.profiles.last + 1;
         let entries = profile.compile(number).map_err(|TooLarge| {
             let cause = "its profile is too large: the kernel takes 1024 networks and 4096 rules a device";
-            Refusal::Invalid { target, cause }
+            Refusal::Invalid { target: Target::Device(device), cause }
         })?;
         self.profiles.last = number;
         if let Err(cause) = self.kernel.table_mut().profile_add(&entries) {
@@ -94,12 +107,7 @@ impl<T: VerdictTable> Enforcer<T> {
             return Err(cause.into());
         }
         let held = Held { number, profile: profile.clone(), entries };
-        let before = self.profiles.held.insert(device, held);
-        self.settle(&target)?;
-        if let Some(before) = before {
-            self.kernel.table_mut().profile_delete(&before.entries)?;
-        }
-        Ok(())
+        Ok(self.profiles.held.insert(device, held))
     }
 
     /// Lets a device do everything again; whether it was held to a profile.
@@ -120,7 +128,6 @@ impl<T: VerdictTable> Enforcer<T> {
         let Some(held) = self.profiles.held.get(&device) else { return Ok(None) };
         let entry = self.kernel.table().get(&Target::Device(device))?;
         Ok(Some(ProfileState {
-            device,
             nets: held.entries.nets.len(),
             rules: held.entries.rules.len(),
             hits: entry.map_or(0, |entry| entry.hits),

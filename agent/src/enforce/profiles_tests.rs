@@ -95,8 +95,9 @@ fn a_profile_of_an_earlier_run_is_replaced_without_a_gap_in_numbers() {
     first.set_profile(DEVICE, &profile, &[], &author()).unwrap();
     let mut second =
         Enforcer::new(first.table().clone(), Settings::default(), Config { present: 0x10, ..first.config() });
+    second.resume_profile(DEVICE, &profile).unwrap();
+    assert_eq!(second.table().verdicts[&Target::Device(DEVICE)].profile, 1, "still the one before");
     second.restore::<Target>(Vec::new(), Vec::new(), &[], at(5)).unwrap();
-    second.set_profile(DEVICE, &profile, &[], &author()).unwrap();
     assert_eq!(second.table().verdicts[&Target::Device(DEVICE)].profile, 2);
     second.reconcile(at(6)).unwrap();
     assert!(second.table().profiles.nets.keys().all(|key| key.profile == 2));

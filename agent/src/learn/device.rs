@@ -17,6 +17,7 @@ use super::{
     renewal::{Outcome, Renewal},
     rules::SECOND_NS,
     samples::Samples,
+    services::Services,
     state::{BaselineState, STATE_VERSION},
     vetting::Vetting,
 };
@@ -49,6 +50,7 @@ pub(super) struct Device {
     flows: Samples,
     windows: Samples,
     pub(super) known: LruCache<IpAddr, ()>,
+    pub(super) services: Services,
     pub(super) habits: Vec<Habit>,
     pub(super) largest_upload: u64,
     pub(super) baseline: Option<Baseline>,
@@ -75,6 +77,7 @@ impl Device {
             flows: Samples::new(config.seed),
             windows: Samples::new(config.seed),
             known: LruCache::new(MAX_KNOWN),
+            services: Services::default(),
             habits: Vec::new(),
             largest_upload: 0,
             baseline: None,
@@ -181,6 +184,7 @@ impl Device {
         let outcome = self.renewal.adopt(config, &self.flows.vectors(), &self.windows.vectors()).ok()?;
         if outcome == Outcome::Adopted && self.train(config).is_ok() {
             self.previous = Some(Box::new(before));
+            self.services.adopt(now_ns);
             self.ready_ns = Some(now_ns);
         }
         Some(outcome)
@@ -198,6 +202,7 @@ impl Device {
             windows: self.windows.vectors(),
             // Least recently seen first, so that putting them in again gives the same order.
             known: self.known.iter().rev().map(|(address, ())| *address).collect(),
+            services: self.services.list(),
             habits: self.habits.clone(),
             largest_upload: self.largest_upload,
             adopted_flows: self.renewal.flows.clone(),
@@ -215,6 +220,7 @@ impl Device {
         for address in &state.known {
             device.known.put(*address, ());
         }
+        device.services = Services::restored(&state.services);
         device.habits.clone_from(&state.habits);
         device.renewal.flows.clone_from(&state.adopted_flows);
         device.renewal.windows.clone_from(&state.adopted_windows);

@@ -10,6 +10,7 @@ use super::{
     finding::Finding,
     learner::Learner,
     renewal::Outcome,
+    services::Service,
     state::{BaselineState, StateError},
 };
 use crate::identity::Mac;
@@ -96,6 +97,11 @@ impl Learner {
     /// A device's own flow model for the kernel; `None` without a trained baseline.
     pub fn flow_forest(&self, device: DeviceKey) -> Option<FlowForest> {
         self.devices.peek(&device)?.baseline.as_ref()?.flows.for_kernel()
+    }
+
+    /// The services of a device, those used last at the end; `None` for one never seen.
+    pub fn services(&self, device: DeviceKey) -> Option<Vec<Service>> {
+        self.devices.peek(&device).map(|state| state.services.list())
     }
 
     /// A device's baseline, to be stored or carried to another gateway.

@@ -27,6 +27,7 @@ use super::{
     model::ModelKind,
     peers,
     rules::{self, ArpClaim, Progress, Rules, SECOND_NS, Since, is_attempt, is_host},
+    services::services,
     window::window_features,
 };
 use crate::identity::DhcpServer;
@@ -179,6 +180,10 @@ impl Learner {
     }
 
     fn continued(&mut self, key: &FlowKey, contact: &Contact<'_>, ended: bool, found: &mut Vec<Finding>) {
+        for (device, service) in services(contact, &self.own) {
+            let state = self.devices.get_or_insert_mut(device, || Device::new(&self.config, contact.now_ns));
+            state.services.met(service, state.phase, contact.now_ns);
+        }
         if !is_host(contact.victim) || self.own.contains(&contact.source) {
             return;
         }
@@ -290,6 +295,7 @@ impl Learner {
                 && let Some(state) = self.devices.peek_mut(&device)
             {
                 state.vetting.spoil(now_ns);
+                state.services.spoil();
             }
         }
         found.retain(|finding| {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use tidegate_common::feature::{FEATURE_VERSION, FEATURES, FeatureVector};
 
-use super::destinations::Habit;
+use super::{destinations::Habit, services::Service};
 use crate::identity::Mac;
 
 /// Version of the stored form.
@@ -34,6 +34,9 @@ pub struct BaselineState {
     pub windows: Vec<FeatureVector>,
     /// Hosts it talked to.
     pub known: Vec<IpAddr>,
+    /// Its services.
+    #[serde(default)]
+    pub services: Vec<Service>,
     /// Its regular contacts.
     pub habits: Vec<Habit>,
     /// Most bytes sent to one host within an hour.
@@ -87,7 +90,11 @@ impl BaselineState {
             return Err(StateError::Device(device));
         }
         let samples = [&self.flows, &self.windows, &self.adopted_flows, &self.adopted_windows].map(Vec::len);
-        if samples.into_iter().chain([self.known.len(), self.habits.len()]).any(|n| n > MAX_ENTRIES) {
+        if samples
+            .into_iter()
+            .chain([self.known.len(), self.services.len(), self.habits.len()])
+            .any(|n| n > MAX_ENTRIES)
+        {
             return Err(StateError::TooLarge(device));
         }
         if self.ready && self.flows.is_empty() {

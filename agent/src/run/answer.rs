@@ -54,6 +54,19 @@ impl Gateway {
                 self.audit(&operator, "release", &device.to_string(), "", &answer);
                 drop(reply.send(answer));
             }
+            Request::Describe { device, reply } => drop(reply.send(self.description(&device))),
+            Request::Profile { device, reply } => drop(reply.send(self.profile_of(&device))),
+            Request::ApplyProfile { device, description, operator, reply } => {
+                let answer = self.apply_profile(&device, &description, &operator);
+                let detail = answer.as_ref().map_or("", |view| view.url.as_str());
+                self.audit(&operator, "apply profile", &device.to_string(), detail, &answer);
+                drop(reply.send(answer));
+            }
+            Request::RemoveProfile { device, operator, reply } => {
+                let answer = self.remove_profile(&device);
+                self.audit(&operator, "remove profile", &device.to_string(), "", &answer);
+                drop(reply.send(answer));
+            }
             Request::Blocks { reply } => drop(reply.send(Ok(self.blocks()))),
             Request::AddBlock { order, operator, reply } => {
                 let answer = self.add_block(&order, &operator);

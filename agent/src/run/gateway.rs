@@ -14,7 +14,7 @@ use tidegate_common::{
 };
 use tokio::sync::broadcast;
 
-use super::{forests::Forests, heal::Healer};
+use super::{forests::Forests, heal::Healer, profiles::Profiles};
 use crate::{
     api::{
         Latency,
@@ -55,6 +55,7 @@ pub(super) struct Gateway {
     pub(super) kernel_log: KernelLog,
     pub(super) forests: Forests,
     pub(super) enforcer: Enforcer<VerdictTables>,
+    pub(super) profiles: Profiles,
     pub(super) learner: Learner,
     pub(super) registry: Registry,
     pub(super) store: Store,

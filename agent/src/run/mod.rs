@@ -7,10 +7,12 @@ mod answer;
 mod forests;
 mod gateway;
 mod heal;
+mod names;
 mod needs;
 mod orders;
 mod privileges;
 mod probe;
+mod profiles;
 mod report;
 mod respond;
 mod upkeep;
@@ -41,6 +43,8 @@ use crate::{
 use forests::Forests;
 use gateway::{Gateway, Tallies, kernel_mode, now};
 use heal::Healer;
+use names::{Resolved, resolve_for_ever};
+use profiles::Profiles;
 
 /// Events handled before anything else gets its turn.
 const EVENTS_PER_TURN: usize = 512;
@@ -102,6 +106,7 @@ fn set_up(
         .wall
         .checked_sub(jiff::SignedDuration::try_from(memory).unwrap_or_default())
         .unwrap_or(began.wall);
+    let profiles = Profiles::restore(&store, &mut enforcer, &mut problems)?;
     let restored = enforcer.restore(
         store.enforcements_to_restore(since)?,
         store.allowed()?,
@@ -133,6 +138,7 @@ fn set_up(
         kernel_log,
         forests,
         enforcer,
+        profiles,
         learner,
         registry,
         store,
@@ -194,6 +200,10 @@ async fn serve(
     let (pace, paced) = watch::channel(false);
     let prober = tokio::spawn(probe_for_ever(gateway.config.clone(), probes, paced));
 
+    let (resolutions, mut resolved) = mpsc::channel::<Resolved>(REQUESTS);
+    let servers = probe::Targets::of(&gateway.config).dns;
+    let resolver = tokio::spawn(resolve_for_ever(servers, gateway.profiles.wanted_names(), resolutions));
+
     let mut stream = EventStream::new(kernel_events)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -207,6 +217,7 @@ async fn serve(
             drained = stream.drain(EVENTS_PER_TURN, |event| gateway.on_event(event)) => { drained?; }
             Some(request) = asked.recv() => gateway.answer(request),
             Some(reachable) = probed.recv() => gateway.on_reachability(reachable),
+            Some(resolved) = resolved.recv() => gateway.on_resolved(&resolved),
             _ = second.tick() => gateway.on_second(),
             _ = sweep.tick() => gateway.on_sweep(),
             _ = housekeeping.tick() => gateway.on_housekeeping(),
@@ -226,6 +237,7 @@ async fn serve(
     tracing::info!("stopping; enforcement stays in the kernel until it expires");
     gateway.save(now());
     prober.abort();
+    resolver.abort();
     // The API may have ended before; there is nothing left to do about it.
     let _ = stop.send(true);
     api.await.context("the API ended badly")??;

@@ -172,6 +172,7 @@ impl Gateway {
             learned: status.as_ref().map_or(0.0, |status| self.learned(status)),
             isolation: isolation.and_then(|record| record.level).map(Into::into),
             isolated_until: isolation.and_then(|record| record.expires_at),
+            profile: self.profiles.url(mac).map(str::to_owned),
             never_block: !self.enforcer.protectors(&target).is_empty(),
             open_incidents: self.incidents.values().filter(|incident| incident.target == Some(target)).count()
                 as u64,

@@ -17,6 +17,7 @@ mod eve_tests;
 mod id;
 mod incident;
 mod operator;
+mod profile;
 mod rotate;
 mod schema;
 #[cfg(test)]
@@ -29,3 +30,4 @@ pub use enforcement::{EnforcementFilter, Step};
 pub use id::IdSource;
 pub use incident::{Evidence, Incident, IncidentFilter, Note};
 pub use operator::{AuditEntry, AuditFilter};
+pub use profile::StoredProfile;

@@ -5,7 +5,8 @@
 use rusqlite::Connection;
 
 /// Each one is applied once, in order, and never edited after a release.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE meta (
         key TEXT PRIMARY KEY,
         value TEXT NOT NULL
@@ -84,7 +85,14 @@ const MIGRATIONS: &[&str] = &["
         document BLOB NOT NULL,
         PRIMARY KEY (device, version)
     ) STRICT;
-"];
+",
+    "
+    CREATE TABLE profile (
+        device TEXT PRIMARY KEY,
+        document TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Version of a database that went through every migration.
 pub(super) const VERSION: usize = MIGRATIONS.len();
