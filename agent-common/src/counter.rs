@@ -79,8 +79,10 @@ counters! {
     events,
     /// Events for which the ring buffer had no room.
     events_lost,
-    /// Samples held back by the sample limit.
+    /// Frames that tell who a device is, held back by the sample limit.
     samples_held,
+    /// DNS messages and TLS hellos held back by their limits, or because the ring buffer was half full.
+    names_held,
 }
 
 impl Counters {

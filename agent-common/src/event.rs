@@ -77,8 +77,8 @@ pub struct FlowEvent {
     pub reserved: [u8; 7],
 }
 
-/// Bytes of a frame that a sample carries at most.
-pub const SAMPLE_BYTES: usize = 512;
+/// Bytes of a frame that any sample carries at most; see [`SampleCause::most_bytes`].
+pub const SAMPLE_BYTES: usize = 2_048;
 
 /// Why a frame was sampled.
 #[repr(u8)]
@@ -92,6 +92,10 @@ pub enum SampleCause {
     Mdns = 3,
     /// IPv6 neighbour discovery.
     Nd = 4,
+    /// DNS: what a device asks, and what it is answered.
+    Dns = 5,
+    /// The beginning of a TLS connection: ClientHello or ServerHello.
+    Hello = 6,
 }
 
 impl SampleCause {
@@ -102,12 +106,25 @@ impl SampleCause {
             2 => Self::Dhcp,
             3 => Self::Mdns,
             4 => Self::Nd,
+            5 => Self::Dns,
+            6 => Self::Hello,
             _ => return None,
         })
     }
+
+    /// Bytes of such a frame that are sent at most, its headers included.
+    #[inline(always)]
+    pub const fn most_bytes(self) -> usize {
+        match self {
+            Self::Arp | Self::Dhcp | Self::Mdns | Self::Nd => 512,
+            // A message of 512 bytes, the most without EDNS, behind Ethernet, two tags and IPv6.
+            Self::Dns => 640,
+            Self::Hello => SAMPLE_BYTES,
+        }
+    }
 }
 
-/// The first bytes of a frame that tells who a device is.
+/// The first bytes of a frame that tells who a device is or whom it looks for. Only the `captured` first bytes of `data` are sent.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct SampleEvent {
@@ -126,3 +143,6 @@ pub struct SampleEvent {
     /// The frame from its Ethernet header on.
     pub data: [u8; SAMPLE_BYTES],
 }
+
+/// Length of a [`SampleEvent`] without its data.
+pub const SAMPLE_HEADER_BYTES: usize = size_of::<SampleEvent>() - SAMPLE_BYTES;

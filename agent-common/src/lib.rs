@@ -21,4 +21,5 @@ pub mod maps;
 pub mod parse;
 pub mod pod;
 pub mod profile;
+pub mod sample;
 pub mod verdict;

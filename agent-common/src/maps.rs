@@ -47,6 +47,8 @@ pub const MODELS: &str = "MODELS";
 pub const EVENTS: &str = "EVENTS";
 /// IPv4 address → [`Binding`].
 pub const BINDINGS: &str = "BINDINGS";
+/// [`FlowKey`] → bytes of a TLS ClientHello still to come, for those that take more than one segment.
+pub const HELLOS: &str = "HELLOS";
 /// The clock that replay sets before each packet.
 pub const REPLAY_CLOCK: &str = "REPLAY_CLOCK";
 
@@ -86,6 +88,9 @@ pub const MODEL_CAPACITY: u32 = 4_096;
 pub const EVENT_BYTES: u32 = 4 << 20;
 /// Bindings remembered.
 pub const BINDING_CAPACITY: u32 = 4_096;
+
+/// Unfinished ClientHellos followed at the same time.
+pub const HELLO_CAPACITY: u32 = 256;
 
 /// Raise when a table changes its meaning without changing a size.
 const LAYOUT_VERSION: u64 = 3;

@@ -216,6 +216,8 @@ pub struct Packet {
     pub inner_vlan: u16,
     /// TCP window.
     pub window: u16,
+    /// Where the payload of TCP or UDP begins in the frame; 0 for other protocols and later fragments.
+    pub payload_at: u16,
     /// ARP operation.
     pub arp_op: u16,
     /// IP protocol after extension headers.
@@ -440,12 +442,14 @@ fn transport<F: Frame + ?Sized>(frame: &F, at: usize, packet: &mut Packet) -> Re
                 return Err(Unparsed::MalformedTransport);
             }
             packet.payload_len = packet.payload_len.saturating_sub(header_len);
+            packet.payload_at = at as u16 + header_len as u16;
         }
         proto::UDP => {
             let udp: wire::Udp = frame.header(at).ok_or(Unparsed::TruncatedTransport)?;
             packet.src_port = u16::from_be(udp.src_port);
             packet.dst_port = u16::from_be(udp.dst_port);
             packet.payload_len = packet.payload_len.saturating_sub(size_of::<wire::Udp>() as u32);
+            packet.payload_at = at as u16 + size_of::<wire::Udp>() as u16;
         }
         proto::ICMP | proto::ICMPV6 => {
             let icmp: wire::Icmp = frame.header(at).ok_or(Unparsed::TruncatedTransport)?;

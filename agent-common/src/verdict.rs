@@ -286,12 +286,16 @@ pub struct Config {
     pub active_timeout_ns: u64,
     /// New flows a CPU may insert in a second; the rest are folded into the device.
     pub new_flow_limit: u32,
-    /// Payload samples a CPU may send in a second.
+    /// Frames that tell who a device is, that a CPU may send in a second.
     pub sample_limit: u32,
     /// Which slot of the bulk lists is in force (0 or 1).
     pub feed_slot: u32,
     /// How long a flow stays cut, in milliseconds.
     pub cut_ms: u32,
+    /// DNS messages that a CPU may send in a second; 0 when nobody wants them.
+    pub dns_limit: u32,
+    /// TLS hellos that a CPU may send in a second; 0 when nobody wants them.
+    pub hello_limit: u32,
 }
 
 #[cfg(test)]

@@ -87,6 +87,7 @@ proptest! {
             vlan,
             proto: proto::UDP,
             ttl,
+            payload_at: (frame.len() - payload.len()) as u16,
             network: tidegate_common::parse::Network::V4,
             ..Packet::default()
         };

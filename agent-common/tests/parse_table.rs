@@ -54,7 +54,29 @@ fn unparsed(reason: Unparsed, packet: Packet) -> Packet {
 #[track_caller]
 fn check(table: &[(&str, String, Packet)]) {
     for (description, bytes, expected) in table {
-        assert_eq!(parse(hex(bytes).as_slice(), 0), *expected, "{description}");
+        // Where the payload begins has a table of its own.
+        let parsed = Packet { payload_at: 0, ..parse(hex(bytes).as_slice(), 0) };
+        assert_eq!(parsed, *expected, "{description}");
+    }
+}
+
+#[test]
+fn the_payload_begins_behind_the_transport_header() {
+    let v4 = format!("45 00 00 30 00 00 00 00 40 06 00 00 {V4_PORTS}");
+    let udp = format!("45 00 00 30 00 00 00 00 40 11 00 00 {V4_PORTS} {UDP_DNS}");
+    let options = format!("46 00 00 34 00 00 00 00 40 11 00 00 {V4_PORTS} 01 01 01 01 {UDP_DNS}");
+    let long = TCP_SYN.replace("50 02", "80 02");
+    let v6 = format!("60 00 00 00 00 10 3c 40 {V6_ADDRS} 11 00 00 00 00 00 00 00 {UDP_DNS}");
+    for (description, bytes, expected) in [
+        ("TCP", format!("{MACS} 0800 {v4} {TCP_SYN}"), 54),
+        ("TCP with options", format!("{MACS} 0800 {v4} {long}"), 66),
+        ("UDP", format!("{MACS} 0800 {udp}"), 42),
+        ("UDP behind two tags", format!("{MACS} 88a8 0001 8100 0002 0800 {udp}"), 50),
+        ("UDP behind IPv4 options", format!("{MACS} 0800 {options}"), 46),
+        ("UDP behind an extension header", format!("{MACS} 86dd {v6}"), 70),
+        ("nothing above Ethernet", format!("{MACS} 88cc"), 0),
+    ] {
+        assert_eq!(parse(hex(&bytes).as_slice(), 0).payload_at, expected, "{description}");
     }
 }
 

@@ -7,13 +7,15 @@ use tidegate_common::{
     device::{DeviceKey, DeviceWindow},
     event::{FlowCause, SampleCause},
     flow::{FlowKey, FlowRecord, Milestone, Sender},
-    parse::{Network, Unparsed, proto},
+    parse::Unparsed,
+    sample,
     verdict::{Binding, Claim, Mode},
 };
 
 use crate::{
     devices, emit, enforce,
     gate::{HookFrame, Passage},
+    hello,
     maps::{self, Workspace},
     score::{self, Judged},
 };
@@ -64,9 +66,10 @@ pub(crate) fn account<F: HookFrame>(
         }
         counters.would_drop += packets;
     }
-    let passes =
-        observe(passage, Flow { key: &key, sender, record, begins }, counters, &mut workspace.judged);
+    let flow = Flow { key: &key, sender, record: &mut *record, begins };
+    let passes = observe(passage, flow, counters, &mut workspace.judged);
     sample(passage, frame, counters, workspace);
+    hello::sample(passage, frame, hello::Seen { key: &key, record, sender }, counters, workspace);
     passes
 }
 
@@ -236,7 +239,7 @@ fn arp<F: HookFrame>(
     }
 }
 
-/// Frames that tell who a device is go to the agent with their first bytes.
+/// Datagrams that tell who a device is or whom it looks for go to the agent with their first bytes.
 #[inline(always)]
 fn sample<F: HookFrame>(
     passage: &Passage<'_>,
@@ -244,19 +247,7 @@ fn sample<F: HookFrame>(
     counters: &mut Counters,
     workspace: &mut Workspace,
 ) {
-    let packet = passage.packet;
-    let cause = match packet.proto {
-        proto::UDP => match (packet.src_port, packet.dst_port) {
-            (67 | 68, 67 | 68) | (546 | 547, 546 | 547) => SampleCause::Dhcp,
-            (5353, 5353) if passage.point.is_ingress() => SampleCause::Mdns,
-            _ => return,
-        },
-        proto::ICMPV6 if passage.point.is_ingress() && matches!(packet.icmp_type, 135 | 136) => {
-            SampleCause::Nd
-        }
-        _ => return,
-    };
-    if packet.network as u8 != Network::None as u8 {
+    if let Some(cause) = sample::cause_of(passage.packet, passage.point) {
         emit::sample(passage, frame, cause, counters, workspace);
     }
 }

@@ -2,7 +2,10 @@
 
 use tidegate_common::{
     counter::Counters,
-    event::{EVENT_VERSION, EventHeader, EventKind, FlowCause, FlowEvent, SampleCause, SampleEvent},
+    event::{
+        EVENT_VERSION, EventHeader, EventKind, FlowCause, FlowEvent, SAMPLE_HEADER_BYTES, SampleCause,
+        SampleEvent,
+    },
     flow::{FlowKey, FlowRecord},
 };
 
@@ -41,7 +44,8 @@ pub(crate) fn flow(
     slot.submit(0);
 }
 
-/// Sends the first bytes of a frame, within the sample limit.
+/// Sends the first bytes of a frame, within the limit of its cause. Names wait for nothing: what is needed for them may never take the
+/// room of flows.
 #[inline(always)]
 pub(crate) fn sample<F: HookFrame>(
     passage: &Passage<'_>,
@@ -50,23 +54,30 @@ pub(crate) fn sample<F: HookFrame>(
     counters: &mut Counters,
     workspace: &mut Workspace,
 ) {
-    if !workspace.samples.take(passage.config.sample_limit, passage.now_ns) {
-        counters.samples_held += 1;
+    let Passage { config, now_ns, .. } = *passage;
+    let (quota, limit, held) = match cause {
+        SampleCause::Dns => (&mut workspace.dns, config.dns_limit, &mut counters.names_held),
+        SampleCause::Hello => (&mut workspace.hellos, config.hello_limit, &mut counters.names_held),
+        _ => (&mut workspace.samples, config.sample_limit, &mut counters.samples_held),
+    };
+    // Nobody wants them.
+    if limit == 0 {
         return;
     }
-    counters.events += 1;
-    let Some(mut slot) = maps::EVENTS.reserve_untyped::<SampleEvent>(0) else {
-        counters.events_lost += 1;
+    let is_name = matches!(cause, SampleCause::Dns | SampleCause::Hello);
+    if !quota.take(limit, now_ns) || is_name && maps::events_are_crowded() {
+        *held += 1;
         return;
-    };
-    // SAFETY: every field is written below but `data`, of which `captured` tells how much is valid; the reservation
-    // itself is readable kernel memory.
-    let event = unsafe { slot.assume_init_mut() };
-    event.header = header::<SampleEvent>(EventKind::Sample, passage.now_ns);
+    }
+    let event = &mut workspace.sample;
     event.point = passage.point;
     event.wire_len = passage.frame_len;
     event.cause = cause as u8;
     event.reserved = [0; 5];
-    event.captured = frame.sample(&mut event.data);
-    slot.submit(0);
+    event.captured = frame.sample(&mut event.data, cause.most_bytes());
+    let length = SAMPLE_HEADER_BYTES + event.captured as usize;
+    event.header =
+        EventHeader { length: length as u32, ..header::<SampleEvent>(EventKind::Sample, passage.now_ns) };
+    counters.events += 1;
+    counters.events_lost += u64::from(!maps::send(event, length));
 }

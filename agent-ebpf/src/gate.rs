@@ -1,8 +1,10 @@
 //! The way of one frame: parse, enforce, account.
 
 use tidegate_common::{
+    event::SAMPLE_BYTES,
     flow::ObservationPoint,
     parse::{self, Frame, Packet},
+    sample::HELLO_PREFIX,
     verdict::{Config, Mode},
 };
 
@@ -17,8 +19,10 @@ pub(crate) trait HookFrame: Frame {
     fn stripped_vlan(&self) -> u16;
     /// Wire packets the frame stands for, and the header bytes that each but the first adds to the length.
     fn segments(&self) -> u32;
-    /// Copies up to `SAMPLE_BYTES` bytes from the start of the frame; how many.
-    fn sample(&self, into: &mut [u8; tidegate_common::event::SAMPLE_BYTES]) -> u16;
+    /// Copies up to `most` bytes from the start of the frame; how many.
+    fn sample(&self, into: &mut [u8; SAMPLE_BYTES], most: usize) -> u16;
+    /// Copies the bytes at `offset`, wherever the kernel keeps them; `None` when the frame ends before they do.
+    fn prefix(&self, offset: u16) -> Option<[u8; HELLO_PREFIX]>;
 }
 
 /// What is known about one frame on its way through the programs.

@@ -19,6 +19,7 @@ mod devices;
 mod emit;
 mod enforce;
 mod gate;
+mod hello;
 mod maps;
 mod packet;
 mod profile;

@@ -3,18 +3,19 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    helpers::{bpf_ringbuf_output, bpf_ringbuf_query},
     macros::btf_map,
 };
 use tidegate_common::{
     counter::Counters,
     device::DeviceKey,
-    event::FlowEvent,
+    event::{FlowEvent, SampleEvent},
     flow::{FlowKey, FlowRecord},
     forest::{DeviceModel, TREES, Tree},
     maps::{
         ALLOW_CAPACITY, BINDING_CAPACITY, EVENT_BYTES, FEED_CAPACITY, FILTER_WORDS, FLOW_CAPACITY,
-        FOREST_CAPACITY, MODEL_CAPACITY, PREFIX_CAPACITY, PROFILE_NET_CAPACITY, PROFILE_RULE_CAPACITY,
-        VERDICT_CAPACITY, VERDICT_DEVICE_CAPACITY,
+        FOREST_CAPACITY, HELLO_CAPACITY, MODEL_CAPACITY, PREFIX_CAPACITY, PROFILE_NET_CAPACITY,
+        PROFILE_RULE_CAPACITY, VERDICT_CAPACITY, VERDICT_DEVICE_CAPACITY,
     },
     parse::Packet,
     pod::{Addr, MacKey},
@@ -22,7 +23,7 @@ use tidegate_common::{
     verdict::{Binding, Config, FeedEntry, Verdict, filter_bit},
 };
 
-use crate::score::Judged;
+use crate::{packet::opaque, score::Judged};
 
 /// Entries that user space alone inserts need no memory before they exist.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -66,6 +67,8 @@ static MODELS: HashMap<DeviceKey, DeviceModel, { MODEL_CAPACITY as usize }, ON_D
 pub(crate) static EVENTS: RingBuf<FlowEvent, { EVENT_BYTES as usize }> = RingBuf::new();
 #[btf_map(name = "BINDINGS")]
 pub(crate) static BINDINGS: LruHashMap<u32, Binding, { BINDING_CAPACITY as usize }> = LruHashMap::new();
+#[btf_map(name = "HELLOS")]
+pub(crate) static HELLOS: LruHashMap<FlowKey, u32, { HELLO_CAPACITY as usize }> = LruHashMap::new();
 #[btf_map(name = "REPLAY_CLOCK")]
 static REPLAY_CLOCK: Array<u64, 1> = Array::new();
 #[btf_map(name = "SCRATCH")]
@@ -85,6 +88,9 @@ pub(crate) struct Workspace {
     pub(crate) judged: Judged,
     pub(crate) new_flows: Quota,
     pub(crate) samples: Quota,
+    pub(crate) dns: Quota,
+    pub(crate) hellos: Quota,
+    pub(crate) sample: SampleEvent,
 }
 
 /// How many of something one CPU may do in a second.
@@ -147,6 +153,30 @@ pub(crate) fn counters() -> Option<&'static mut Counters> {
 pub(crate) fn scratch() -> Option<&'static mut Scratch> {
     // SAFETY: as for `counters`.
     SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+/// Sends the first `length` bytes of a sample; whether there was room.
+#[inline(always)]
+pub(crate) fn send(event: &SampleEvent, length: usize) -> bool {
+    let mut length = opaque(length as u64);
+    if length > size_of::<SampleEvent>() as u64 {
+        length = size_of::<SampleEvent>() as u64;
+    }
+    let ring = core::ptr::from_ref(&EVENTS).cast_mut().cast();
+    let data = core::ptr::from_ref(event).cast_mut().cast();
+    // SAFETY: `event` has at least `length` bytes, and the helper only reads them.
+    unsafe { bpf_ringbuf_output(ring, data, length, 0) == 0 }
+}
+
+/// Whether more than half of the ring buffer waits to be read.
+#[inline(always)]
+pub(crate) fn events_are_crowded() -> bool {
+    const AVAILABLE: u64 = 0;
+    const SIZE: u64 = 1;
+    let ring = core::ptr::from_ref(&EVENTS).cast_mut().cast();
+    // SAFETY: the map is valid for the program's run, and the helper only reads its positions.
+    let (waiting, size) = unsafe { (bpf_ringbuf_query(ring, AVAILABLE), bpf_ringbuf_query(ring, SIZE)) };
+    waiting > size / 2
 }
 
 #[inline(always)]

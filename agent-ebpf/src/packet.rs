@@ -8,6 +8,7 @@ use aya_ebpf::{
 use tidegate_common::{
     event::SAMPLE_BYTES,
     parse::{Frame, Header},
+    sample::HELLO_PREFIX,
 };
 
 use crate::gate::HookFrame;
@@ -76,11 +77,21 @@ impl HookFrame for XdpFrame {
     }
 
     #[inline(always)]
-    fn sample(&self, into: &mut [u8; SAMPLE_BYTES]) -> u16 {
-        copy_start(self.size(), into, |to, length| {
+    fn sample(&self, into: &mut [u8; SAMPLE_BYTES], most: usize) -> u16 {
+        copy_start(self.size(), into, most, |to, length| {
             // SAFETY: `to` holds `SAMPLE_BYTES` bytes and `length` is at most that.
             unsafe { bpf_xdp_load_bytes(self.md, 0, to, length) as i64 }
         })
+    }
+
+    #[inline(always)]
+    fn prefix(&self, offset: u16) -> Option<[u8; HELLO_PREFIX]> {
+        let mut bytes = [0; HELLO_PREFIX];
+        // SAFETY: `bytes` is as long as the helper is told.
+        let code = unsafe {
+            bpf_xdp_load_bytes(self.md, u32::from(offset), bytes.as_mut_ptr().cast(), HELLO_PREFIX as u32)
+        };
+        if code == 0 { Some(bytes) } else { None }
     }
 }
 
@@ -143,11 +154,26 @@ impl HookFrame for TcFrame {
     }
 
     #[inline(always)]
-    fn sample(&self, into: &mut [u8; SAMPLE_BYTES]) -> u16 {
-        copy_start(self.size(), into, |to, length| {
+    fn sample(&self, into: &mut [u8; SAMPLE_BYTES], most: usize) -> u16 {
+        copy_start(self.size(), into, most, |to, length| {
             // SAFETY: `to` holds `SAMPLE_BYTES` bytes and `length` is at most that.
             unsafe { bpf_skb_load_bytes(self.skb.cast(), 0, to, length) as i64 }
         })
+    }
+
+    #[inline(always)]
+    fn prefix(&self, offset: u16) -> Option<[u8; HELLO_PREFIX]> {
+        let mut bytes = [0; HELLO_PREFIX];
+        // SAFETY: `bytes` is as long as the helper is told.
+        let code = unsafe {
+            bpf_skb_load_bytes(
+                self.skb.cast(),
+                u32::from(offset),
+                bytes.as_mut_ptr().cast(),
+                HELLO_PREFIX as u32,
+            )
+        };
+        if code == 0 { Some(bytes) } else { None }
     }
 }
 
@@ -156,11 +182,12 @@ impl HookFrame for TcFrame {
 fn copy_start(
     size: usize,
     into: &mut [u8; SAMPLE_BYTES],
+    most: usize,
     load: impl FnOnce(*mut core::ffi::c_void, u32) -> i64,
 ) -> u16 {
-    let mut length = as_word(size as u64);
-    if length > SAMPLE_BYTES as u64 {
-        length = SAMPLE_BYTES as u64;
+    let mut length = opaque(size as u64);
+    if length > most as u64 {
+        length = most as u64;
     }
     // The verifier must see that the length is never 0.
     if length < 14 || load(into.as_mut_ptr().cast(), length as u32) != 0 { 0 } else { length as u16 }
@@ -169,7 +196,7 @@ fn copy_start(
 /// The same number, of which the compiler no longer knows that it has 32 bits: compared in half a register, its bounds would
 /// be lost on the verifier, who follows whole ones.
 #[inline(always)]
-fn as_word(mut number: u64) -> u64 {
+pub(crate) fn opaque(mut number: u64) -> u64 {
     // SAFETY: the instruction copies a register to itself.
     unsafe { core::arch::asm!("{0} = {0}", inout(reg) number, options(nomem, nostack, preserves_flags)) };
     number

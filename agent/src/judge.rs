@@ -13,8 +13,8 @@ use crate::{
     config::values::GatewayMode,
     decide::{self, Baseline, Context, Decision, ResponseConfig},
     enforce::{Author, EnforceError, Enforcer, Now, Order, Refusal, Report, Target, VerdictTable},
-    identity::{IdentityEvent, Mac, Registry},
-    learn::{ArpClaim, Finding, FlowEnds, Learner, Phase, Subject, address},
+    identity::{DnsMessage, IdentityEvent, Mac, NameOrigin, PeerName, Registry},
+    learn::{ArpClaim, Finding, FlowEnds, Learner, Phase, Resolver, Subject, address},
     store::{IdSource, Incident},
 };
 
@@ -58,7 +58,16 @@ pub struct Judged {
 
 impl<T: VerdictTable> Bench<'_, T> {
     /// Judges one finding.
-    pub fn judge(&mut self, finding: Finding, now: Now) -> Judged {
+    pub fn judge(&mut self, mut finding: Finding, now: Now) -> Judged {
+        if let Some(peer) = peer_name(self.registry, &finding, now.kernel_ns)
+            && !finding.detail.contains(&peer.name)
+        {
+            let by = match peer.origin {
+                NameOrigin::Dns => "by DNS",
+                NameOrigin::Tls => "as the device says in TLS",
+            };
+            finding.detail += &format!("; {} is {} {by}", peer.address, peer.name);
+        }
         let baseline = match finding.subject {
             Subject::Remote(_) => Baseline::None,
             Subject::Device(key) => match self.learner.phase(key) {
@@ -155,6 +164,20 @@ impl<T: VerdictTable> Bench<'_, T> {
             explanation: decision.explanation.clone(),
             aliases: aliases(self.registry, &decision.target),
         }
+    }
+}
+
+/// What the victim of a device's finding is called.
+pub fn peer_name(registry: &Registry, finding: &Finding, now_ns: u64) -> Option<PeerName> {
+    let Subject::Device(device) = finding.subject else { return None };
+    registry.names.of(device, finding.victim?, now_ns)
+}
+
+/// Who answered a DNS message; `named` are the resolvers that the configuration or the operator trusts.
+pub fn resolver(registry: &Registry, named: bool, message: &DnsMessage) -> Resolver {
+    Resolver {
+        trusted: named || registry.is_own(message.resolver),
+        device: registry.resolve(message.resolver),
     }
 }
 

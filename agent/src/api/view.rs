@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::values::{GatewayMode, IsolationLevel},
     enforce::Target,
-    identity::Mac,
+    identity::{DevicePrint, Mac, PeerName},
 };
 
 pub use self::profile::ProfileView;
@@ -247,6 +247,10 @@ pub struct DeviceView {
     pub never_block: bool,
     /// Incidents it is the cause of and that go on.
     pub open_incidents: u64,
+    /// What the hosts it talks to are called, last heard first; empty in lists.
+    pub peers: Vec<PeerName>,
+    /// TLS clients on it, last heard first; empty in lists.
+    pub tls: Vec<DevicePrint>,
 }
 
 /// Correlated evidence.

@@ -14,7 +14,11 @@ use crate::{
         output::{Output, ago, bytes, or_dash, printable, table},
     },
     config::{period::Period, values::IsolationLevel},
+    identity::NameOrigin,
 };
+
+/// Peers that `show` prints; JSON has all.
+const PEERS_SHOWN: usize = 20;
 
 /// List, show, isolate and release devices on the protected side.
 ///
@@ -130,6 +134,24 @@ fn details(device: &DeviceView) -> String {
     let _ = writeln!(text, "open incidents    {}", device.open_incidents);
     for conflict in &device.conflicts {
         let _ = writeln!(text, "conflict          {}", printable(conflict));
+    }
+    for print in &device.tls {
+        let sni = print.sni.as_deref().map(|name| format!(" for {}", printable(name))).unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "TLS client        {} (JA3 {}), {} hellos{sni}",
+            print.ja4, print.ja3, print.count
+        );
+    }
+    for peer in device.peers.iter().take(PEERS_SHOWN) {
+        let by = match peer.origin {
+            NameOrigin::Dns => "DNS",
+            NameOrigin::Tls => "TLS",
+        };
+        let _ = writeln!(text, "talks to          {} ({}, by {by})", printable(&peer.name), peer.address);
+    }
+    if let Some(more) = device.peers.len().checked_sub(PEERS_SHOWN).filter(|more| *more > 0) {
+        let _ = writeln!(text, "                  and {more} more");
     }
     text
 }

@@ -33,6 +33,8 @@ impl Config {
             sample_limit: self.kernel.sample_limit,
             // Validation bounds the period to ten minutes.
             cut_ms: (self.response.cut_ttl.as_ns() / 1_000_000) as u32,
+            dns_limit: if self.names.enabled { self.names.dns_limit } else { 0 },
+            hello_limit: if self.names.enabled { self.names.hello_limit } else { 0 },
             ..verdict::Config::default()
         }
     }

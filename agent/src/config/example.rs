@@ -13,6 +13,7 @@ pub fn example() -> String {
     let config = Config::default();
     section(&mut text, "gateway", &config.gateway);
     section(&mut text, "kernel", &config.kernel);
+    section(&mut text, "names", &config.names);
     section(&mut text, "learning", &config.learning);
     section(&mut text, "detection", &config.detection);
     section(&mut text, "response", &config.response);

@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     example::example,
     schema::{
-        Enforcement, Feeds, Gateway, Kernel, Learning, Log, Metrics, NeverBlock, Reachability, Response,
+        Enforcement, Feeds, Gateway, Kernel, Learning, Log, Metrics, Names, NeverBlock, Reachability,
+        Response,
     },
     source::Source,
 };
@@ -42,6 +43,8 @@ pub struct Config {
     pub gateway: Gateway,
     /// Sizes and clocks of the kernel tables.
     pub kernel: Kernel,
+    /// Names and TLS clients of devices.
+    pub names: Names,
     /// How normal behaviour is learned.
     pub learning: Learning,
     /// Limits of the behaviour rules.

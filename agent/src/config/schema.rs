@@ -68,6 +68,19 @@ section! {
         /// Frames that tell who a device is (ARP, ND, DHCP, mDNS), that one CPU may send in a second; 1 to 10,000.
         sample_limit: u32 = 100,
     }
+    /// Names that devices ask for and TLS clients that they run: from DNS over UDP port 53 and from the first messages of TLS
+    /// connections. They are kept in memory and in the event log and are never sent anywhere.
+    Names {
+        /// Whether the kernel hands DNS messages and TLS hellos to the agent at all. Without them nobody notices tunnels through DNS
+        /// and generated domains, and no destination has a name.
+        enabled: bool = true,
+        /// DNS messages that one CPU may hand over in a second, 1 to 10,000.
+        dns_limit: u32 = 500,
+        /// TLS hellos that one CPU may hand over in a second, 1 to 10,000.
+        hello_limit: u32 = 200,
+        /// Whether they are written to the event log, as events `dns` and `tls`.
+        log: bool = true,
+    }
     /// How a device's normal behaviour is learned.
     Learning {
         /// How long a device is watched before its own baseline is trained, 1m to 90d.

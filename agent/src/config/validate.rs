@@ -118,6 +118,8 @@ fn kernel(check: &mut Check, config: &Config) {
     check.range("kernel.closed_timeout", kernel.closed_timeout, Period::seconds(1)..=Period::minutes(10));
     check.range("kernel.new_flow_limit", kernel.new_flow_limit, 100..=1_000_000);
     check.range("kernel.sample_limit", kernel.sample_limit, 1..=10_000);
+    check.range("names.dns_limit", config.names.dns_limit, 1..=10_000);
+    check.range("names.hello_limit", config.names.hello_limit, 1..=10_000);
 }
 
 fn learning(check: &mut Check, config: &Config) {

@@ -6,8 +6,12 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
+use bytemuck::Zeroable as _;
 use tidegate_common::{
-    event::{EVENT_VERSION, EventHeader, EventKind, FlowCause, FlowEvent, SampleCause, SampleEvent},
+    event::{
+        EVENT_VERSION, EventHeader, EventKind, FlowCause, FlowEvent, SAMPLE_HEADER_BYTES, SampleCause,
+        SampleEvent,
+    },
     maps,
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -65,15 +69,27 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
             Ok(Event::Flow(Box::new(event)))
         }
         kind if kind == EventKind::Sample as u16 => {
-            let event: SampleEvent = read(bytes)?;
+            let event = sample(bytes)?;
             SampleCause::from_code(event.cause).ok_or(DecodeError::Field("cause"))?;
-            if usize::from(event.captured) > event.data.len() {
-                return Err(DecodeError::Field("captured length"));
-            }
-            Ok(Event::Sample(Box::new(event)))
+            Ok(Event::Sample(event))
         }
         kind => Err(DecodeError::Kind(kind)),
     }
+}
+
+/// A sample, of which only the captured bytes are sent.
+fn sample(bytes: &[u8]) -> Result<Box<SampleEvent>, DecodeError> {
+    let mut event = Box::new(SampleEvent::zeroed());
+    let room = bytemuck::bytes_of_mut(&mut *event);
+    let length = bytes.len().min(room.len());
+    room[..length].copy_from_slice(&bytes[..length]);
+    let data = length.checked_sub(SAMPLE_HEADER_BYTES).ok_or(DecodeError::Truncated(bytes.len()))?;
+    if usize::from(event.captured) > data {
+        return Err(DecodeError::Field("captured length"));
+    }
+    // The ring hands out whole words.
+    event.data[usize::from(event.captured)..].fill(0);
+    Ok(event)
 }
 
 fn read<T: bytemuck::Pod>(bytes: &[u8]) -> Result<T, DecodeError> {

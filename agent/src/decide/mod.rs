@@ -123,8 +123,12 @@ fn own_level(finding: &Finding, response: &ResponseConfig) -> Level {
     match finding.technique {
         // What is bad about these is whom the device talks to; its cloud and its clock are no part of it.
         Technique::COMMAND_AND_CONTROL | Technique::EXFILTRATION | Technique::UNUSUAL => Level::CloudOnly,
-        // They harm by the ARP and DHCP that every weaker level lets through.
-        Technique::ARP_POISONING | Technique::DHCP_SPOOFING => Level::Full,
+        // They harm by the ARP, DHCP and DNS that every weaker level lets through.
+        Technique::ARP_POISONING
+        | Technique::DHCP_SPOOFING
+        | Technique::DNS_TUNNEL
+        | Technique::GENERATED_DOMAINS
+        | Technique::SERVICE_FLOOD => Level::Full,
         _ if finding.score >= response.full_confidence => Level::Full,
         _ => Level::DhcpDnsOnly,
     }

@@ -1,8 +1,7 @@
 //! Who is on the protected side: devices, their addresses and names, and which device an address belongs to.
 //!
-//! Bounded in every direction; what was used least recently goes first. Time is an argument, on the kernel clock. An address
-//! belongs to one device at a time. A lease moves it, and so does a long silence of the one who had it; a claim against a device that
-//! is still there is a conflict and moves nothing.
+//! Bounded in every direction; what was used least recently goes first. Time is an argument, on the kernel clock. An address belongs to
+//! one device at a time. A lease moves it, so does a long silence of its holder; a claim against one that is there is a conflict.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,6 +19,7 @@ use tidegate_common::{
 use super::{
     device::{Contest, Device, IdentityEvent, NameSource},
     mac::Mac,
+    names::Names,
     sample::{self, Claim, Reading},
     vendor::Vendors,
 };
@@ -72,6 +72,8 @@ pub struct Registry {
     /// When the gateway itself last gave a lease.
     pub(super) served_ns: Option<u64>,
     pub(super) vendors: Vendors,
+    /// What the devices' peers are called.
+    pub names: Names,
     capacity: usize,
 }
 
@@ -89,6 +91,7 @@ impl Registry {
             own: Vec::new(),
             served_ns: None,
             vendors,
+            names: Names::default(),
             capacity: capacity.max(1),
         }
     }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use simple_dns::{Name, Packet as DnsPacket, PacketFlag, rdata::RData};
 use tidegate_common::{
     device::DeviceKey,
-    event::SampleEvent,
+    event::{SampleCause, SampleEvent},
     parse::{Fragment, Network, Packet, parse, proto},
 };
 
@@ -52,6 +52,10 @@ pub(super) struct Reading {
 
 /// Reads a sample. `None` when it says nothing about any device.
 pub(super) fn read(sample: &SampleEvent) -> Option<Reading> {
+    // Those come from anywhere, and could pretend to be a lease.
+    if matches!(SampleCause::from_code(sample.cause), Some(SampleCause::Dns | SampleCause::Hello)) {
+        return None;
+    }
     let frame = sample.data.get(..usize::from(sample.captured))?;
     let packet = parse(frame, 0);
     let (ifindex, ingress) = (sample.point.ifindex(), sample.point.is_ingress());
@@ -73,19 +77,20 @@ pub(super) fn read(sample: &SampleEvent) -> Option<Reading> {
 }
 
 /// Bytes above UDP or ICMPv6: whole datagrams alone.
-fn payload<'a>(frame: &'a [u8], packet: &Packet) -> Option<&'a [u8]> {
+pub(super) fn payload<'a>(frame: &'a [u8], packet: &Packet) -> Option<&'a [u8]> {
     if packet.unparsed.is_some() || packet.fragment != Fragment::Whole {
         return None;
     }
-    let network = network_offset(frame)?;
-    let above = match packet.proto {
-        // The parser takes eight bytes off every ICMP message; neighbour discovery starts right behind the first four.
-        proto::ICMPV6 => packet.payload_len.checked_add(4)?,
-        _ => packet.payload_len,
+    let (start, length) = match packet.proto {
+        proto::ICMPV6 => {
+            // The parser takes eight bytes off every ICMP message; neighbour discovery starts right behind the first four.
+            let length = packet.payload_len.checked_add(4)?;
+            (network_offset(frame)? + packet.ip_len.checked_sub(length)? as usize, length)
+        }
+        _ => (usize::from(packet.payload_at), packet.payload_len),
     };
-    let start = network + packet.ip_len.checked_sub(above)? as usize;
     let bytes = frame.get(start..)?;
-    Some(&bytes[..bytes.len().min(above as usize)])
+    Some(&bytes[..bytes.len().min(length as usize)])
 }
 
 /// Where the network header begins, behind at most two VLAN tags.
@@ -219,7 +224,7 @@ fn mdns(body: &[u8], packet: &Packet) -> Vec<Claim> {
 }
 
 /// Parses as many records as the sample holds whole: the header's counts are lowered until the message ends within the bytes.
-fn parse_dns(bytes: &mut [u8]) -> Option<DnsPacket<'_>> {
+pub(super) fn parse_dns(bytes: &mut [u8]) -> Option<DnsPacket<'_>> {
     const HEADER: usize = 12;
     let get =
         |bytes: &[u8], section: usize| u16::from_be_bytes([bytes[4 + 2 * section], bytes[5 + 2 * section]]);

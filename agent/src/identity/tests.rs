@@ -16,7 +16,7 @@ use simple_dns::{
 };
 use tidegate_common::{
     device::DeviceKey,
-    event::{SAMPLE_BYTES, SampleEvent},
+    event::{SampleCause, SampleEvent},
     flow::{FlowKey, FlowRecord, FlowSide, ObservationPoint},
     pod::Addr,
 };
@@ -45,7 +45,7 @@ pub(super) fn registry() -> Registry {
 }
 
 pub(super) fn sample_at(frame: &[u8], point: ObservationPoint) -> SampleEvent {
-    let captured = frame.len().min(SAMPLE_BYTES);
+    let captured = frame.len().min(SampleCause::Mdns.most_bytes());
     let mut sample = SampleEvent { point, captured: captured as u16, ..SampleEvent::zeroed() };
     sample.data[..captured].copy_from_slice(&frame[..captured]);
     sample
@@ -304,7 +304,7 @@ fn a_message_longer_than_a_sample_still_names_its_device() {
     let mut names = vec![("cam-7.local", true)];
     names.extend(std::iter::repeat_n(("Another Service With A Long Name._http._tcp.local", false), 20));
     let frame = udp4(CAMERA, HOST, (5353, 5353), &mdns(&names));
-    assert!(frame.len() > SAMPLE_BYTES);
+    assert!(frame.len() > SampleCause::Mdns.most_bytes());
     registry.observe_sample(&sample(&frame), SECOND);
     assert_eq!(registry.name(key(CAMERA)), Some("cam-7"));
 }

@@ -28,6 +28,11 @@ impl Registry {
         self.holdings.get(&ip.to_canonical()).map(|holding| holding.device)
     }
 
+    /// Whether the address is one of the gateway's own.
+    pub fn is_own(&self, ip: IpAddr) -> bool {
+        self.own.contains(&ip.to_canonical())
+    }
+
     /// The device called `text`: an address, a hardware address, or a name (case and `.local` do not count). Of several, the one
     /// seen last.
     pub fn find(&self, text: &str) -> Option<DeviceKey> {

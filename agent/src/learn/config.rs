@@ -70,6 +70,21 @@ settings! {
         /// Times a device may tell the same host within 60 s that it has an address of another device that is still there, before
         /// that is ARP spoofing. Several within a second count as one.
         arp_lessons: u32 = 4,
+        /// Different names below one registered domain asked for within 60 s that make a tunnel through DNS, when they are as long as
+        /// `dns_tunnel_bytes` and as irregular as `dns_tunnel_entropy` say; half as many when most are for records that hold data
+        /// (TXT, NULL, …), four times as many below a domain of the device's baseline.
+        dns_tunnel_names: u32 = 20,
+        /// The same within 10 min, of names of any length from 12 characters on.
+        dns_tunnel_slow_names: u32 = 60,
+        /// Mean characters that such a name has below its registered domain.
+        dns_tunnel_bytes: u32 = 30,
+        /// Mean entropy of such a name, in bits a character.
+        dns_tunnel_entropy: f64 = 3.0,
+        /// Different registered domains that do not exist asked for within 5 min that make generated domains; those that look like
+        /// words count half.
+        generated_domains: u32 = 15,
+        /// Different names that do not exist asked for within 10 s that make a flood.
+        nxdomain_flood: u32 = 100,
         /// Contacts with a host first seen after the baseline from which on their regularity is judged.
         beacon_contacts: u32 = 6,
         /// Relative deviation of the gaps between contacts, their mean being 1, up to which they are a beacon.

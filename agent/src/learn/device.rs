@@ -14,6 +14,7 @@ use super::{
     destinations::Habit,
     forest::GrowthError,
     model::ModelKind,
+    naming::Domains,
     renewal::{Outcome, Renewal},
     rules::SECOND_NS,
     samples::Samples,
@@ -52,6 +53,7 @@ pub(super) struct Device {
     pub(super) known: LruCache<IpAddr, ()>,
     pub(super) services: Services,
     pub(super) habits: Vec<Habit>,
+    pub(super) domains: Domains,
     pub(super) largest_upload: u64,
     pub(super) baseline: Option<Baseline>,
     open: Option<DeviceWindow>,
@@ -79,6 +81,7 @@ impl Device {
             known: LruCache::new(MAX_KNOWN),
             services: Services::default(),
             habits: Vec::new(),
+            domains: Domains::default(),
             largest_upload: 0,
             baseline: None,
             open: None,
@@ -204,6 +207,7 @@ impl Device {
             known: self.known.iter().rev().map(|(address, ())| *address).collect(),
             services: self.services.list(),
             habits: self.habits.clone(),
+            domains: self.domains.export(),
             largest_upload: self.largest_upload,
             adopted_flows: self.renewal.flows.clone(),
             adopted_windows: self.renewal.windows.clone(),
@@ -222,6 +226,7 @@ impl Device {
         }
         device.services = Services::restored(&state.services);
         device.habits.clone_from(&state.habits);
+        device.domains = Domains::import(&state.domains);
         device.renewal.flows.clone_from(&state.adopted_flows);
         device.renewal.windows.clone_from(&state.adopted_windows);
         device.largest_upload = state.largest_upload;

@@ -25,9 +25,10 @@ use super::{
     fleet,
     forest::GrowthError,
     model::ModelKind,
-    peers,
+    naming, peers,
     rules::{self, ArpClaim, Progress, Rules, SECOND_NS, Since, is_attempt, is_host},
     services::services,
+    technique::Technique,
     window::window_features,
 };
 use crate::identity::DhcpServer;
@@ -173,7 +174,9 @@ impl Learner {
         match state.phase {
             Phase::Learning => _ = state.known.put(contact.victim, ()),
             Phase::Ready if state.known.get(&contact.victim).is_none() => {
-                found.extend(self.destinations.beacon(self.rules.config(), device, contact, &state.habits));
+                found.extend(naming::moved(state, contact).or_else(|| {
+                    self.destinations.beacon(self.rules.config(), device, contact, &state.habits)
+                }));
             }
             Phase::Ready => {}
         }
@@ -286,12 +289,13 @@ impl Learner {
     }
 
     /// Drops what was reported already, and what a rule explains; lets a learning device start over.
-    fn report(&mut self, mut found: Vec<Finding>, now_ns: u64) -> Vec<Finding> {
+    pub(super) fn report(&mut self, mut found: Vec<Finding>, now_ns: u64) -> Vec<Finding> {
         if found.is_empty() {
             return found;
         }
         for finding in &found {
             if let Subject::Device(device) = finding.subject
+                && finding.technique != Technique::CHANGE
                 && let Some(state) = self.devices.peek_mut(&device)
             {
                 state.vetting.spoil(now_ns);
@@ -323,4 +327,4 @@ impl Learner {
 
 #[cfg(test)]
 #[path = "learner_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -12,14 +12,14 @@ use crate::{
 };
 
 /// Short enough to learn in a test, with enough windows for a model of them.
-fn quick() -> LearnConfig {
+pub(in crate::learn) fn quick() -> LearnConfig {
     LearnConfig { period_s: 1_200, min_windows: 36, ..LearnConfig::default() }
 }
 
-const SENSOR: u8 = 20;
+pub(in crate::learn) const SENSOR: u8 = 20;
 
 /// What a sensor does in a minute: reports over MQTT and HTTPS, asks for names and the time.
-fn minute(script: &mut Script, minute: u64) {
+pub(in crate::learn) fn minute(script: &mut Script, minute: u64) {
     let wobble = |n: u64| (minute * 7_919 + n * 104_729) % 1_000 * MS;
     let at = minute * 60 * S;
     let port = (20_000 + minute % 20_000) as u16;

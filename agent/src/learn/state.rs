@@ -10,7 +10,7 @@ use crate::identity::Mac;
 
 /// Version of the stored form.
 pub const STATE_VERSION: u32 = 1;
-/// Samples and hosts a stored baseline may hold at most, each.
+/// Samples, hosts and domains a stored baseline may hold at most, each.
 const MAX_ENTRIES: usize = 16_384;
 
 /// Everything learned about one device.
@@ -39,6 +39,9 @@ pub struct BaselineState {
     pub services: Vec<Service>,
     /// Its regular contacts.
     pub habits: Vec<Habit>,
+    /// Registered domains it asked for.
+    #[serde(default)]
+    pub domains: Vec<String>,
     /// Most bytes sent to one host within an hour.
     pub largest_upload: u64,
     /// Flow samples adopted since, see `renewal`.
@@ -68,7 +71,7 @@ pub enum StateError {
     #[error("baseline of {0}: no device can have this hardware address")]
     Device(Mac),
     /// Too large.
-    #[error("baseline of {0} holds more than {MAX_ENTRIES} samples or hosts")]
+    #[error("baseline of {0} holds more than {MAX_ENTRIES} samples, hosts or domains")]
     TooLarge(Mac),
     /// Marked ready without samples.
     #[error("baseline of {0} is marked ready but holds no flows")]
@@ -92,7 +95,7 @@ impl BaselineState {
         let samples = [&self.flows, &self.windows, &self.adopted_flows, &self.adopted_windows].map(Vec::len);
         if samples
             .into_iter()
-            .chain([self.known.len(), self.services.len(), self.habits.len()])
+            .chain([self.known.len(), self.services.len(), self.habits.len(), self.domains.len()])
             .any(|n| n > MAX_ENTRIES)
         {
             return Err(StateError::TooLarge(device));

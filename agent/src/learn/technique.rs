@@ -36,6 +36,12 @@ impl Technique {
     pub const DHCP_SPOOFING: Self = Self { id: "T1557.003", name: "DHCP Spoofing" };
     /// Regular contact with a host that gives orders.
     pub const COMMAND_AND_CONTROL: Self = Self { id: "T1071", name: "Application Layer Protocol" };
+    /// Something else than names carried through DNS.
+    pub const DNS_TUNNEL: Self = Self { id: "T1071.004", name: "Application Layer Protocol: DNS" };
+    /// Domains made up one after the other to find the one that gives orders.
+    pub const GENERATED_DOMAINS: Self = Self { id: "T1568.002", name: "Domain Generation Algorithms" };
+    /// More questions than a service can answer.
+    pub const SERVICE_FLOOD: Self = Self { id: "T1499.002", name: "Service Exhaustion Flood" };
     /// Data carried off to a host that never got any.
     pub const EXFILTRATION: Self = Self { id: "T1048", name: "Exfiltration Over Alternative Protocol" };
     /// The model found traffic unlike the device's own and no rule says what it is.
@@ -64,6 +70,9 @@ impl Technique {
         Self::ARP_POISONING,
         Self::DHCP_SPOOFING,
         Self::COMMAND_AND_CONTROL,
+        Self::DNS_TUNNEL,
+        Self::GENERATED_DOMAINS,
+        Self::SERVICE_FLOOD,
         Self::EXFILTRATION,
         Self::UNUSUAL,
         Self::CUT,

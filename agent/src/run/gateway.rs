@@ -106,6 +106,9 @@ impl Gateway {
 
     fn on_sample(&mut self, event: &SampleEvent) {
         let now = now();
+        if let Some(heard) = self.registry.names.observe(event, now.kernel_ns) {
+            return self.on_heard(&heard, now);
+        }
         if let Some(rival) = self.registry.rival_server(event, now.kernel_ns) {
             let findings = self.learner.observe_dhcp_server(&rival, now.kernel_ns);
             self.judge_all(findings);

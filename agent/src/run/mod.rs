@@ -7,6 +7,7 @@ mod answer;
 mod forests;
 mod gateway;
 mod heal;
+mod heard;
 mod names;
 mod needs;
 mod orders;

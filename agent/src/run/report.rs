@@ -139,7 +139,8 @@ impl Gateway {
         let kernel = self.kernel_devices()?;
         let device =
             self.registry.device(key, now()).ok_or_else(|| Refusal::not_found("the device is gone", SEEN))?;
-        Ok(self.view_of(&device, &kernel))
+        let peers = self.registry.names.peers(key, now().kernel_ns);
+        Ok(DeviceView { peers, tls: self.registry.names.prints(key), ..self.view_of(&device, &kernel) })
     }
 
     pub(super) fn kernel_devices(&self) -> Answer<HashMap<DeviceKey, DeviceRecord>> {
@@ -176,6 +177,8 @@ impl Gateway {
             never_block: !self.enforcer.protectors(&target).is_empty(),
             open_incidents: self.incidents.values().filter(|incident| incident.target == Some(target)).count()
                 as u64,
+            peers: Vec::new(),
+            tls: Vec::new(),
         }
     }
 

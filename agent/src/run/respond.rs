@@ -64,6 +64,7 @@ impl Gateway {
             Subject::Remote(address) => Some(address),
             Subject::Device(key) => self.registry.addresses(key).first().copied(),
         };
+        let peer = judge::peer_name(&self.registry, &decision.finding, now.kernel_ns);
         let Some(eve) = &mut self.eve else { return };
         let severity = if decision.acts() { 1 } else { 3 };
         let tuple = eve::Tuple {
@@ -79,6 +80,7 @@ impl Gateway {
             signature: &decision.finding.detail,
             category: decision.finding.technique.name,
             severity,
+            peer,
             tidegate: serde_json::json!({
                 "incident": incident.id,
                 "technique": decision.finding.technique.id,

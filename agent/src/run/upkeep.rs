@@ -40,16 +40,24 @@ impl Gateway {
     }
 
     pub(super) fn log_flow(&mut self, key: &FlowKey, record: &FlowRecord, reason: &str, now: Now) {
-        let Some(eve) = &mut self.eve else { return };
-        if self.flow_lines_left == 0 {
-            self.tallies.flow_lines_held += 1;
+        if self.eve.is_none() || !self.take_line() {
             return;
         }
-        self.flow_lines_left -= 1;
+        let Some(eve) = &mut self.eve else { return };
         let ifindex = record.out.point.ifindex();
         let interface = self.datapath.attached().iter().find(|attached| attached.ifindex == ifindex);
         let name = interface.map(|attached| attached.interface.as_str());
         eve.write(&eve::flow(key, record, name, reason, now));
+    }
+
+    /// Whether the event log may have one more line of ordinary traffic in this second.
+    pub(super) fn take_line(&mut self) -> bool {
+        if self.flow_lines_left == 0 {
+            self.tallies.flow_lines_held += 1;
+            return false;
+        }
+        self.flow_lines_left -= 1;
+        true
     }
 
     /// Twice a minute: kernel and desired state are compared, devices and baselines saved, statistics logged.

@@ -16,7 +16,10 @@ use tidegate_common::{
 };
 
 use super::rotate::RotatingFile;
-use crate::enforce::{Now, names::rule_id};
+use crate::{
+    enforce::{Now, names::rule_id},
+    identity::{NameOrigin, PeerName},
+};
 
 /// Who talked to whom.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub struct Alert<'a> {
     pub category: &'a str,
     /// 1 (grave) to 3.
     pub severity: u8,
+    /// What the other end is called.
+    pub peer: Option<PeerName>,
     /// Everything else: incident, score, technique id, evidence.
     pub tidegate: Value,
 }
@@ -121,6 +126,15 @@ pub fn alert(alert: &Alert<'_>, at: Timestamp) -> Value {
             "severity": alert.severity,
         }),
     );
+    match &alert.peer {
+        Some(PeerName { name, origin: NameOrigin::Dns, .. }) => {
+            event.insert("dns".to_owned(), json!({"rrname": name}));
+        }
+        Some(PeerName { name, origin: NameOrigin::Tls, .. }) => {
+            event.insert("tls".to_owned(), json!({"sni": name}));
+        }
+        None => {}
+    }
     event.insert("tidegate".to_owned(), alert.tidegate.clone());
     Value::Object(event)
 }
@@ -220,7 +234,7 @@ fn to_value(value: impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or_else(|cause| json!({"unwritable": cause.to_string()}))
 }
 
-fn event(event_type: &str, at: Timestamp, in_iface: Option<&str>) -> Map<String, Value> {
+pub(super) fn event(event_type: &str, at: Timestamp, in_iface: Option<&str>) -> Map<String, Value> {
     let mut event = Map::new();
     event.insert("timestamp".to_owned(), stamp(at).into());
     event.insert("event_type".to_owned(), event_type.into());
@@ -230,7 +244,7 @@ fn event(event_type: &str, at: Timestamp, in_iface: Option<&str>) -> Map<String,
     event
 }
 
-fn put_tuple(event: &mut Map<String, Value>, tuple: &Tuple) {
+pub(super) fn put_tuple(event: &mut Map<String, Value>, tuple: &Tuple) {
     let has_ports = matches!(tuple.proto, None | Some(proto::TCP | proto::UDP));
     for (end, ip_field, port_field) in
         [(tuple.src, "src_ip", "src_port"), (tuple.dest, "dest_ip", "dest_port")]

@@ -29,6 +29,7 @@ fn an_alert_reads_like_suricatas() {
         rule: "brute-force",
         signature: "40 failed logins in 10 s",
         category: "Brute Force",
+        peer: None,
         severity: 1,
         tidegate: json!({"incident": "0A"}),
     };

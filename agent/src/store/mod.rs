@@ -12,6 +12,7 @@ mod database;
 mod device;
 mod enforcement;
 pub mod eve;
+pub mod eve_names;
 #[cfg(test)]
 mod eve_tests;
 mod id;

@@ -6,6 +6,7 @@
 mod amplify;
 mod arp;
 mod brute;
+mod dns;
 mod flood;
 mod lateral;
 mod scan;
@@ -21,6 +22,7 @@ use std::{hash::Hash, net::IpAddr};
 
 pub use arp::ArpClaim;
 pub(super) use arp::dhcp_spoof;
+pub(super) use dns::DnsContext;
 use lru::LruCache;
 use tidegate_common::{
     device::{DeviceKey, DeviceWindow},
@@ -29,7 +31,7 @@ use tidegate_common::{
 };
 
 use super::{config::RuleConfig, contact::Contact, finding::Finding, technique::Technique};
-use crate::learn::Subject;
+use crate::{identity::DnsMessage, learn::Subject};
 
 pub(super) const SECOND_NS: u64 = 1_000_000_000;
 pub(super) const MILLI_NS: u64 = 1_000_000;
@@ -45,6 +47,7 @@ pub(super) struct Rules {
     floods: flood::Floods,
     brute: brute::BruteForce,
     arp: arp::ArpSpoofing,
+    dns: dns::Dns,
 }
 
 /// How a conversation came out, as far as is known.
@@ -140,6 +143,7 @@ impl Rules {
             floods: flood::Floods::new(),
             brute: brute::BruteForce::new(),
             arp: arp::ArpSpoofing::new(),
+            dns: dns::Dns::new(),
             config,
         }
     }
@@ -218,6 +222,11 @@ impl Rules {
         self.arp.claim(&self.config, claim, now_ns)
     }
 
+    /// A device asks a resolver, or is answered.
+    pub(super) fn dns(&mut self, message: &DnsMessage, context: DnsContext, now_ns: u64) -> Option<Finding> {
+        self.dns.message(&self.config, message, context, now_ns)
+    }
+
     /// Forgets what is counted of some subjects.
     pub(super) fn forget(&mut self, about: impl Fn(&Subject) -> bool) {
         self.scans.forget(&about);
@@ -228,6 +237,7 @@ impl Rules {
         self.floods.forget(&about);
         self.brute.forget(&about);
         self.arp.forget(&about);
+        self.dns.forget(&about);
     }
 
     /// What becomes true by waiting.
@@ -287,7 +297,7 @@ pub(super) const fn is_chatty(protocol: u8, port: u16) -> bool {
 }
 
 /// Whether an address is one of the local networks' (RFC 1918, 3927, 4193, 4291).
-pub(super) const fn is_local(address: IpAddr) -> bool {
+pub const fn is_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),

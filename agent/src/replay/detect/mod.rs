@@ -31,9 +31,9 @@ use crate::{
     config::{Config, values::GatewayMode},
     decide::ResponseConfig,
     enforce::{EnforceError, Enforcer, MemoryTable, Now, TableError},
-    identity::{Registry, Vendors},
+    identity::{Heard, Registry, Vendors},
     judge::{self, Bench, Judged},
-    learn::{Finding, GrowthError, LearnConfig, LearnError, Learner, Subject, Technique},
+    learn::{Finding, GrowthError, LearnConfig, LearnError, Learner, Subject, Technique, is_local},
     store::{IdSource, Incident},
 };
 
@@ -162,6 +162,10 @@ impl Watch {
                     self.judge_all(found)?;
                 }
                 Measured::Sample(sample) => {
+                    if let Some(heard) = self.registry.names.observe(&sample, self.now_ns) {
+                        self.heard(&heard)?;
+                        continue;
+                    }
                     for event in self.registry.observe_sample(&sample, self.now_ns) {
                         if let Some(claim) = judge::arp_claim(&event) {
                             let found = self.learner.observe_arp_claim(&claim, self.now_ns);
@@ -172,6 +176,14 @@ impl Watch {
             }
         }
         Ok(())
+    }
+
+    /// A DNS message: a recording does not say which resolvers its gateway trusts, so those of the local network are.
+    fn heard(&mut self, heard: &Heard) -> Result<(), WatchError> {
+        let Heard::Dns(message) = heard else { return Ok(()) };
+        let resolver = judge::resolver(&self.registry, is_local(message.resolver), message);
+        let found = self.learner.observe_dns(message, resolver, self.now_ns);
+        self.judge_all(found)
     }
 
     /// An alert of another detector: evidence that is reported, and no more than that.

@@ -11,8 +11,9 @@ use tidegate_common::{
     device::{DeviceKey, DeviceRecord, DeviceWindow},
     event::{EVENT_VERSION, EventHeader, EventKind, FlowCause, SAMPLE_BYTES, SampleCause, SampleEvent},
     flow::{FlowKey, FlowRecord, Milestone, ObservationPoint},
-    parse::{Network, Packet, Unparsed, parse, proto},
+    parse::{Network, Packet, Unparsed, parse},
     pod::Addr,
+    sample::{self, HELLO_PREFIX, HELLO_REST, Hello, Place},
     verdict::{Binding, Claim},
 };
 
@@ -35,6 +36,8 @@ pub(super) enum Measured {
 pub(super) struct Meter {
     flows: HashMap<FlowKey, FlowRecord, RandomState>,
     bindings: HashMap<u32, Binding>,
+    /// Bytes still to come of ClientHellos that take several segments.
+    hellos: HashMap<FlowKey, u32, RandomState>,
 }
 
 /// Lengths that the account depends on.
@@ -80,7 +83,8 @@ impl Meter {
             return measured;
         }
         measured.extend(self.flow(&passage, devices));
-        measured.extend(passage.sample());
+        measured.extend(passage.sample(protected));
+        measured.extend(self.hello(&passage));
         measured
     }
 
@@ -91,6 +95,9 @@ impl Meter {
             now_ns.saturating_sub(record.last_ns()) > limit_ns
         };
         let mut swept: Vec<_> = self.flows.extract_if(|_, record| is_idle(record)).collect();
+        for (key, _) in &swept {
+            self.hellos.remove(key);
+        }
         // The table's order is nobody's business.
         swept.sort_unstable_by_key(|(key, record)| (record.last_ns(), *key));
         swept
@@ -134,6 +141,35 @@ impl Meter {
         Some(Measured::Flow(key, Box::new(*record), cause))
     }
 
+    /// TLS hellos, as the kernel tells them.
+    fn hello(&mut self, passage: &Passage<'_>) -> Option<Measured> {
+        let packet = passage.packet;
+        let (key, sender) = FlowKey::of(packet);
+        let is_hello = match sample::place_of(packet, self.flows.get(&key)?, sender, passage.point)? {
+            Place::Rest => {
+                let rest = self.hellos.get_mut(&key)?;
+                let awaited = *rest > 0;
+                *rest = rest.saturating_sub(packet.payload_len);
+                awaited
+            }
+            place => {
+                let at = usize::from(packet.payload_at);
+                let prefix = passage.frame.get(at..at + HELLO_PREFIX)?.try_into().ok()?;
+                match (sample::hello_of(prefix, packet.payload_len)?, place) {
+                    (Hello::Client { rest }, Place::FirstOut) => {
+                        if rest > 0 && rest <= HELLO_REST {
+                            self.hellos.insert(key, rest);
+                        }
+                        true
+                    }
+                    (Hello::Server, Place::FirstIn) => true,
+                    _ => false,
+                }
+            }
+        };
+        is_hello.then(|| passage.report(SampleCause::Hello, passage.point))
+    }
+
     fn arp(&mut self, passage: &Passage<'_>, window: &mut DeviceWindow) -> Option<Measured> {
         const REQUEST: u16 = 1;
         let (packet, now_ns) = (passage.packet, passage.times.now_ns);
@@ -145,16 +181,16 @@ impl Meter {
         if let Some(known) = self.bindings.get_mut(&claimed) {
             match known.claim(packet.src_mac, now_ns) {
                 Claim::Renewed if packet.arp_op == REQUEST => return None,
-                Claim::Renewed => return Some(passage.report(SampleCause::Arp)),
+                Claim::Renewed => return Some(passage.report(SampleCause::Arp, passage.point)),
                 Claim::Contested => {
                     window.arp_conflicts += 1;
-                    return Some(passage.report(SampleCause::Arp));
+                    return Some(passage.report(SampleCause::Arp, passage.point));
                 }
                 Claim::Vacant => {}
             }
         }
         self.bindings.insert(claimed, Binding::new(packet.src_mac, now_ns));
-        Some(passage.report(SampleCause::Arp))
+        Some(passage.report(SampleCause::Arp, passage.point))
     }
 }
 
@@ -195,25 +231,17 @@ impl Passage<'_> {
         Some(record.count(self.packet, self.frame.len() as u32, self.point, now_ns, window_ns))
     }
 
-    /// Frames that tell who a device is.
-    fn sample(&self) -> Option<Measured> {
-        let packet = self.packet;
-        let cause = match packet.proto {
-            proto::UDP => match (packet.src_port, packet.dst_port) {
-                (67 | 68, 67 | 68) | (546 | 547, 546 | 547) => SampleCause::Dhcp,
-                (5353, 5353) if self.point.is_ingress() => SampleCause::Mdns,
-                _ => return None,
-            },
-            proto::ICMPV6 if self.point.is_ingress() && matches!(packet.icmp_type, 135 | 136) => {
-                SampleCause::Nd
-            }
-            _ => return None,
-        };
-        Some(self.report(cause))
+    /// Datagrams that tell who a device is or whom it looks for.
+    fn sample(&self, protected: &Protected) -> Option<Measured> {
+        // The gateway's own answers leave it, although its address is one of the protected side's.
+        let answers =
+            self.packet.src_port == 53 && protected.holds(address(self.packet.dst), &LoggedSide::default());
+        let point = if answers { LEAVING } else { self.point };
+        Some(self.report(sample::cause_of(self.packet, point)?, point))
     }
 
-    fn report(&self, cause: SampleCause) -> Measured {
-        let captured = self.frame.len().min(SAMPLE_BYTES);
+    fn report(&self, cause: SampleCause, point: ObservationPoint) -> Measured {
+        let captured = self.frame.len().min(cause.most_bytes());
         let mut data = [0; SAMPLE_BYTES];
         data[..captured].copy_from_slice(&self.frame[..captured]);
         let header = EventHeader {
@@ -224,7 +252,7 @@ impl Passage<'_> {
         };
         Measured::Sample(Box::new(SampleEvent {
             header,
-            point: self.point,
+            point,
             wire_len: self.frame.len() as u32,
             captured: captured as u16,
             cause: cause as u8,
@@ -233,3 +261,7 @@ impl Passage<'_> {
         }))
     }
 }
+
+#[cfg(test)]
+#[path = "packets_tests.rs"]
+mod tests;
