@@ -25,7 +25,7 @@ use tidegate_common::{
 
 use crate::{packet::opaque, score::Judged};
 
-/// Entries that user space alone inserts need no memory before they exist.
+/// Entries without memory of their own before they exist (decision 0014).
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map(name = "CONFIG")]
@@ -33,7 +33,7 @@ static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map(name = "COUNTERS")]
 static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 #[btf_map(name = "FLOWS")]
-pub(crate) static FLOWS: HashMap<FlowKey, FlowRecord, { FLOW_CAPACITY as usize }> = HashMap::new();
+pub(crate) static FLOWS: HashMap<FlowKey, FlowRecord, { FLOW_CAPACITY as usize }, ON_DEMAND> = HashMap::new();
 #[btf_map(name = "VERDICT_V4")]
 pub(crate) static VERDICT_V4: HashMap<u32, Verdict, { VERDICT_CAPACITY as usize }, ON_DEMAND> =
     HashMap::new();

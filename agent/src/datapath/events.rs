@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::{AsRawFd, RawFd},
+    time::Duration,
 };
 
 use aya::maps::{MapData, RingBuf};
@@ -14,7 +15,10 @@ use tidegate_common::{
     },
     maps,
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::{Instant, sleep_until},
+};
 
 use super::{Datapath, DatapathError, load::open};
 
@@ -122,9 +126,14 @@ impl Datapath {
     }
 }
 
+/// How long an emptied buffer is left to fill. The kernel wakes a reader that is through, which costs it more than the event:
+/// it must not do so for each one.
+const FILLING: Duration = Duration::from_millis(3);
+
 /// [`Events`] that wakes its task when something arrives. Needs a tokio runtime.
 pub struct EventStream {
     inner: AsyncFd<Events>,
+    emptied: Option<Instant>,
 }
 
 impl EventStream {
@@ -132,21 +141,26 @@ impl EventStream {
     pub fn new(events: Events) -> io::Result<Self> {
         // SAFETY: the descriptor belongs to the table inside `events`, which lives as long as the registration.
         let inner = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) };
-        Ok(Self { inner: inner.map_err(io::Error::from)? })
+        Ok(Self { inner: inner.map_err(io::Error::from)?, emptied: None })
     }
 
-    /// Waits until something is there, then hands at most `most` events to `each`; how many there were.
+    /// Waits until something is there, then hands at most `most` events to `each`; how many there were. May be cancelled while
+    /// it waits.
     pub async fn drain(
         &mut self,
         most: usize,
         mut each: impl FnMut(Result<Event, DecodeError>),
     ) -> io::Result<usize> {
+        if let Some(emptied) = self.emptied {
+            sleep_until(emptied + FILLING).await;
+        }
         let mut ready = self.inner.readable_mut().await?;
         let events = ready.get_inner_mut();
         let mut count = 0;
         while count < most {
             let Some(event) = events.take() else {
                 ready.clear_ready();
+                self.emptied = Some(Instant::now());
                 break;
             };
             each(event);
