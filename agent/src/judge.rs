@@ -14,7 +14,8 @@ use crate::{
     decide::{self, Baseline, Context, Decision, ResponseConfig},
     enforce::{Author, EnforceError, Enforcer, Now, Order, Refusal, Report, Target, VerdictTable},
     identity::{DnsMessage, IdentityEvent, Mac, NameOrigin, PeerName, Registry},
-    learn::{ArpClaim, Finding, FlowEnds, Learner, Phase, Resolver, Subject, address},
+    learn::{Alert, ArpClaim, Finding, FlowEnds, Learner, Phase, Resolver, Subject, address},
+    replay::flowlog::LoggedAlert,
     store::{IdSource, Incident},
 };
 
@@ -202,6 +203,16 @@ pub fn arp_claim(event: &IdentityEvent) -> Option<ArpClaim> {
         of_gateway: old.is_none(),
         contest,
     })
+}
+
+/// Another detector's alert as evidence about whoever sent what its signature matched.
+pub fn reported(registry: &Registry, alert: &LoggedAlert) -> Alert {
+    Alert {
+        subject: registry.resolve(alert.src).map_or(Subject::Remote(alert.src), Subject::Device),
+        victim: alert.dst,
+        severity: alert.severity,
+        detail: format!("Suricata's signature {} matched: {}", alert.signature_id, alert.signature),
+    }
 }
 
 /// Other names of the same host: a device's addresses, or the device that has an address.

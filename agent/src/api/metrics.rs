@@ -82,6 +82,14 @@ pub struct Snapshot {
     pub events_received: u64,
     /// Age of the last event when it was read.
     pub ring_lag: Duration,
+    /// Alerts taken from another detector's log.
+    pub alerts_taken: u64,
+    /// Alerts beyond what a second takes.
+    pub alerts_held: u64,
+    /// Lines of that log that could not be read.
+    pub alert_lines_unreadable: u64,
+    /// Bytes of that log skipped because too many waited.
+    pub alert_bytes_skipped: u64,
     /// Writes to the database or event log that failed.
     pub store_errors: u64,
     /// Verdicts held back by the blast-radius cap.
@@ -165,6 +173,11 @@ impl Collector for Snapshot {
         counter(e, "events_received", "Events received from the kernel", self.events_received)?;
         let lag = self.ring_lag.as_secs_f64();
         gauge(e, "ring_lag", "Age of the last event when it was read", Some(&Unit::Seconds), lag)?;
+        counter(e, "alerts", "Alerts taken from another detector's log", self.alerts_taken)?;
+        counter(e, "alerts_held", "Alerts beyond what a second takes", self.alerts_held)?;
+        let unreadable = self.alert_lines_unreadable;
+        counter(e, "alert_lines_unreadable", "Lines of that log that could not be read", unreadable)?;
+        counter(e, "alert_bytes_skipped", "Bytes of that log skipped", self.alert_bytes_skipped)?;
         counter(e, "store_errors", "Failed writes to the database or event log", self.store_errors)?;
         counter(e, "held_back", "Verdicts held back by the blast-radius cap", self.held_back)?;
         counter(e, "rollbacks", "Blocks rolled back for the gateway's reachability", self.rollbacks)?;

@@ -21,6 +21,7 @@ pub fn example() -> String {
     section(&mut text, "never_block", &config.never_block);
     section(&mut text, "reachability", &config.reachability);
     section(&mut text, "feeds", &config.feeds);
+    section(&mut text, "inputs", &config.inputs);
     section(&mut text, "log", &config.log);
     section(&mut text, "metrics", &config.metrics);
     text

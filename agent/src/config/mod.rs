@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     example::example,
     schema::{
-        Enforcement, Feeds, Gateway, Kernel, Learning, Log, Metrics, Names, NeverBlock, Reachability,
+        Enforcement, Feeds, Gateway, Inputs, Kernel, Learning, Log, Metrics, Names, NeverBlock, Reachability,
         Response,
     },
     source::Source,
@@ -59,6 +59,8 @@ pub struct Config {
     pub reachability: Reachability,
     /// Lists of hostile addresses.
     pub feeds: Feeds,
+    /// What other programs know.
+    pub inputs: Inputs,
     /// Event log.
     pub log: Log,
     /// Prometheus metrics.
@@ -180,6 +182,11 @@ impl Config {
             "" => Some(self.gateway.state_dir.join("eve.json")),
             path => Some(PathBuf::from(path)),
         }
+    }
+
+    /// Path of Suricata's event log, if its alerts are wanted.
+    pub fn eve_alerts_path(&self) -> Option<PathBuf> {
+        Some(&self.inputs.eve_alerts).filter(|path| !path.is_empty()).map(PathBuf::from)
     }
 
     /// Dotted names of keys that differ in `next` and that only a restart can change. The rest may be taken over at once.

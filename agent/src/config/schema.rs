@@ -191,6 +191,12 @@ section! {
         /// Files with one address or prefix a line; `#` starts a comment. Read at start and on reload, swapped as a whole.
         files: Vec<PathBuf> = Vec::new(),
     }
+    /// What other programs on the gateway know.
+    Inputs {
+        /// Event log of Suricata (EVE JSON), whose alerts are taken as evidence: told, never acted upon by themselves. The agent must
+        /// be allowed to read it. Empty for none.
+        eve_alerts: String = String::new(),
+    }
     /// Event log: JSON Lines that tools for Suricata's EVE format can read.
     Log {
         /// File of the event log; empty for `eve.json` in state_dir, `off` for none.

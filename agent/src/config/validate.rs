@@ -233,6 +233,13 @@ fn surroundings(check: &mut Check, config: &Config) {
     for file in &config.feeds.files {
         check.absolute("feeds.files", file);
     }
+    if let Some(alerts) = config.eve_alerts_path() {
+        check.absolute("inputs.eve_alerts", &alerts);
+        if config.eve_path().as_ref() == Some(&alerts) {
+            let hint = "name the file that Suricata writes";
+            check.refuse("inputs.eve_alerts", alerts.display(), "that is Tidegate's own event log", hint);
+        }
+    }
     let eve = config.log.eve_path.as_str();
     if !matches!(eve, "" | "off") {
         check.absolute("log.eve_path", Path::new(eve));
@@ -276,6 +283,11 @@ mod tests {
         assert_eq!(keys(|c| c.enforcement.escalation = vec![2, 1]), ["enforcement.escalation"]);
         assert_eq!(keys(|c| c.response.min_confidence = f64::NAN), ["response.min_confidence"]);
         assert_eq!(keys(|c| c.metrics.listen = Listen::At(([0, 0, 0, 0], 9469).into())), ["metrics.listen"]);
+        assert_eq!(keys(|c| c.inputs.eve_alerts = "eve.json".to_owned()), ["inputs.eve_alerts"]);
+        assert_eq!(
+            keys(|c| c.inputs.eve_alerts = "/var/lib/tidegate/eve.json".to_owned()),
+            ["inputs.eve_alerts"]
+        );
         assert_eq!(keys(|c| c.reachability.dns_name = "a b".to_owned()), ["reachability.dns_name"]);
     }
 

@@ -14,7 +14,7 @@ use tidegate_common::{
 };
 use tokio::sync::broadcast;
 
-use super::{forests::Forests, heal::Healer, profiles::Profiles};
+use super::{alerts::Alerts, forests::Forests, heal::Healer, profiles::Profiles};
 use crate::{
     api::{
         Latency,
@@ -60,6 +60,7 @@ pub(super) struct Gateway {
     pub(super) registry: Registry,
     pub(super) store: Store,
     pub(super) eve: Option<EveLog>,
+    pub(super) alerts: Alerts,
     pub(super) incidents: HashMap<String, Incident>,
     pub(super) events: broadcast::Sender<EventView>,
     pub(super) recent: VecDeque<EventView>,
@@ -181,6 +182,7 @@ impl Gateway {
             }
             Err(error) => self.degraded(&error.to_string()),
         }
+        self.take_alerts();
         let findings = self.learner.tick(now.kernel_ns);
         self.judge_all(findings);
         if let Err(error) = self.sync_forests(now.kernel_ns) {

@@ -3,6 +3,7 @@
 //! Set-up is synchronous and in the order that leaves no gap: state first, then tables, then verdicts, then the programs are
 //! attached. Then capabilities are given up, and one task owns everything; others only wait for sockets.
 
+mod alerts;
 mod answer;
 mod forests;
 mod gateway;
@@ -16,6 +17,7 @@ mod probe;
 mod profiles;
 mod report;
 mod respond;
+mod tail;
 mod upkeep;
 mod views;
 
@@ -41,6 +43,7 @@ use crate::{
     learn::Learner,
     store::{IdSource, Store, eve::EveLog},
 };
+use alerts::Alerts;
 use forests::Forests;
 use gateway::{Gateway, Tallies, kernel_mode, now};
 use heal::Healer;
@@ -144,6 +147,7 @@ fn set_up(
         registry,
         store,
         eve,
+        alerts: Alerts::new(config),
         incidents: HashMap::new(),
         events,
         recent: VecDeque::new(),

@@ -133,6 +133,7 @@ impl Gateway {
         let system = self.enforcer.set_system(&needs::system_entries(&self.config), now);
         self.commit(system, now);
         self.load_feeds();
+        self.alerts.reconfigure(&self.config);
         if let Some(eve) = &mut self.eve {
             eve.reopen();
         }

@@ -33,7 +33,7 @@ use crate::{
     enforce::{EnforceError, Enforcer, MemoryTable, Now, TableError},
     identity::{Heard, Registry, Vendors},
     judge::{self, Bench, Judged},
-    learn::{Finding, GrowthError, LearnConfig, LearnError, Learner, Subject, Technique, is_local},
+    learn::{Finding, GrowthError, LearnConfig, LearnError, Learner, is_local},
     store::{IdSource, Incident},
 };
 
@@ -192,25 +192,8 @@ impl Watch {
             return Ok(());
         }
         let at_ns = self.clock_of(alert.time_ns).max(self.now_ns);
-        let subject = self.registry.resolve(alert.src).map_or(Subject::Remote(alert.src), Subject::Device);
-        let score = match alert.severity {
-            1 => 0.55,
-            2 => 0.4,
-            _ => 0.2,
-        };
-        let finding = Finding {
-            subject,
-            victim: Some(alert.dst),
-            technique: Technique::REPORTED,
-            rule: Some("suricata"),
-            score,
-            p_value: 1.0 - score,
-            first_ns: at_ns,
-            at_ns,
-            detail: format!("Suricata's signature {} matched: {}", alert.signature_id, alert.signature),
-            notes: Vec::new(),
-        };
-        self.judge_all(vec![finding])
+        let found = self.learner.observe_alert(judge::reported(&self.registry, alert), at_ns);
+        self.judge_all(found)
     }
 
     /// Everything that still waits.

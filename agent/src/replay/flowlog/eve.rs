@@ -108,9 +108,15 @@ fn alert(event: &Map<String, Value>) -> Result<LoggedAlert, BadLine> {
         src: address(event, "src_ip")?,
         dst: address(event, "dest_ip")?,
         signature_id: alert.get("signature_id").and_then(Value::as_u64).unwrap_or(0),
-        signature: text(alert, "signature").unwrap_or_default().chars().take(200).collect(),
+        signature: signature(&text(alert, "signature").unwrap_or_default()),
         severity: alert.get("severity").and_then(Value::as_u64).unwrap_or(0).min(255) as u8,
     })
+}
+
+/// Somebody else's words: short, and without characters that move a cursor.
+fn signature(text: &str) -> String {
+    const CHARS: usize = 200;
+    text.chars().take(CHARS).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 fn address(event: &Map<String, Value>, name: &str) -> Result<std::net::IpAddr, BadLine> {

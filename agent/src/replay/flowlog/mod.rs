@@ -294,6 +294,18 @@ fn parse(format: &mut Format, text: &str) -> Result<Parsed, BadLine> {
     }
 }
 
+/// The alert in one line of EVE JSON; `None` for any other event.
+pub fn eve_alert(line: &str) -> Result<Option<LoggedAlert>, BadLine> {
+    // An alert's line says so somewhere; most others need not be read.
+    if !line.contains("\"alert\"") && line.starts_with('{') && line.ends_with('}') {
+        return Ok(None);
+    }
+    match eve::event(&mut eve::Kind::default(), line)? {
+        Parsed::Entry(Entry::Alert(alert)) => Ok(Some(alert)),
+        _ => Ok(None),
+    }
+}
+
 fn found(flow: LoggedFlow) -> Parsed {
     Parsed::Entry(Entry::Flow(Box::new(flow)))
 }

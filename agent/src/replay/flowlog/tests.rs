@@ -156,6 +156,49 @@ fn the_beginning_of_a_flow_is_a_record_too() {
     assert_eq!(flow.record_after(5_000, u64::MAX), flow.record());
 }
 
+#[test]
+fn alerts_are_told_apart_and_their_words_are_harmless() {
+    let line = r#"{"timestamp":"2026-01-01T00:00:00.000000+0000","event_type":"alert","src_ip":"198.51.100.7","src_port":1,
+        "dest_ip":"10.0.0.2","dest_port":2,"proto":"TCP","alert":{"signature_id":2000001,"severity":1,
+        "signature":"ET EXPLOIT \u001b[2J named"}}"#;
+    let alert = eve_alert(line).unwrap().unwrap();
+    assert_eq!((alert.severity, alert.signature_id), (1, 2_000_001));
+    assert_eq!(alert.signature, "ET EXPLOIT ?[2J named");
+    assert_eq!(eve_alert(r#"{"event_type":"dns","dns":{}}"#), Ok(None));
+    assert_eq!(eve_alert(r#"{"event_type":"dns","dns":{"rrname":"\"alert\""}}"#), Ok(None));
+    for (line, reason) in [
+        ("alert", BadLine::LineJson),
+        (r#"{"event_type":"alert"}"#, BadLine::LineJson),
+        (r#"{"event_type":"alert","alert":{}}"#, BadLine::LineTime),
+        (r#"{"timestamp":"2026-01-01T00:00:00Z","event_type":"alert","alert":{}}"#, BadLine::LineAddress),
+    ] {
+        assert_eq!(eve_alert(line), Err(reason), "{line}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_line_makes_the_alert_reader_panic(
+        text in ".{0,80}",
+        fields in proptest::collection::vec(
+            (
+                proptest::sample::select(vec![
+                    "timestamp", "event_type", "src_ip", "dest_ip", "alert", "signature", "severity", "signature_id",
+                ]),
+                proptest::sample::select(vec![
+                    "\"alert\"", "1", "-1", "1e400", "null", "{}", "\"::1\"", "\"10.0.0.1\"", "[]",
+                    "{\"severity\":999,\"signature\":[]}", "\"2026-01-01T00:00:00Z\"",
+                ]),
+            ),
+            0..8,
+        )
+    ) {
+        let _ = eve_alert(&text);
+        let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        let _ = eve_alert(&format!("{{{}}}", fields.join(",")));
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600), json: bool, eve: bool) {
