@@ -5,6 +5,7 @@
 use std::{collections::HashMap, hash::BuildHasher, time::Duration};
 
 use tidegate_common::{
+    device::DeviceKey,
     flow::{FlowKey, FlowRecord},
     verdict::{Action, Level, Mode},
 };
@@ -14,6 +15,7 @@ use crate::{
     decide::{self, Baseline, Context, Decision, ResponseConfig},
     enforce::{Author, EnforceError, Enforcer, Now, Order, Refusal, Report, Target, VerdictTable},
     identity::{DnsMessage, IdentityEvent, Mac, NameOrigin, PeerName, Registry},
+    kind::{self, Opinion, Traits},
     learn::{Alert, ArpClaim, Finding, FlowEnds, Learner, Phase, Resolver, Subject, address},
     replay::flowlog::LoggedAlert,
     store::{IdSource, Incident},
@@ -213,6 +215,39 @@ pub fn reported(registry: &Registry, alert: &LoggedAlert) -> Alert {
         severity: alert.severity,
         detail: format!("Suricata's signature {} matched: {}", alert.signature_id, alert.signature),
     }
+}
+
+/// What kind of device a device seems to be; `bytes` are those it sent and was sent.
+pub fn kind_of(
+    registry: &Registry,
+    learner: &Learner,
+    device: DeviceKey,
+    bytes: (u64, u64),
+    now: Now,
+) -> Option<Opinion> {
+    let known = registry.device(device, now)?;
+    kind::classify(&Traits::of(&known, learner.services(device).unwrap_or_default(), bytes))
+}
+
+/// Looks at what devices with a baseline did for the first time: findings where devices of their kind do no such thing.
+pub fn unlike_kinds(registry: &Registry, learner: &mut Learner, now: Now) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (device, service) in learner.take_fresh_services() {
+        // Bytes speak for a kind as well, but what was just done is among them.
+        let Some(opinion) = kind_of(registry, learner, device, (0, 0), now) else { continue };
+        let Some(objection) = kind::objection(opinion.kind, &service) else { continue };
+        let does = if service.by_device { "uses" } else { "offers" };
+        let detail = format!(
+            "it seems to be a {} ({:.0} %: {}) and {does} port {} with {}: {objection}",
+            opinion.kind.name(),
+            opinion.confidence * 100.0,
+            opinion.reasons.join("; "),
+            service.port,
+            service.peer
+        );
+        found.extend(learner.observe_unlike_kind(device, service.peer, detail, now.kernel_ns));
+    }
+    found
 }
 
 /// Other names of the same host: a device's addresses, or the device that has an address.

@@ -12,6 +12,7 @@ pub mod enforce;
 pub mod evaluate;
 pub mod identity;
 pub mod judge;
+pub mod kind;
 pub mod learn;
 pub mod mud;
 pub mod replay;

@@ -1,6 +1,6 @@
 //! Alerts of Suricata beside a running gateway, end to end.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop at once")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop at once")]
 
 mod common;
 
@@ -18,7 +18,7 @@ fn append(path: &Path, line: &str) {
     writeln!(file, "{line}").unwrap();
 }
 
-fn alert(source: impl ToString, severity: u8, signature: &str) -> String {
+fn alert(source: std::net::Ipv4Addr, severity: u8, signature: &str) -> String {
     json!({
         "timestamp": "2026-01-01T00:00:00.000000+0000",
         "event_type": "alert",

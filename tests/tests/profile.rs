@@ -1,6 +1,6 @@
 //! A device that is held to a description, end to end.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop at once")]
+#![allow(clippy::unwrap_used, reason = "a test may stop at once")]
 
 mod common;
 

@@ -15,6 +15,7 @@ use crate::{
     config::values::{GatewayMode, IsolationLevel},
     enforce::Target,
     identity::{DevicePrint, Mac, PeerName},
+    kind::Opinion,
 };
 
 pub use self::profile::ProfileView;
@@ -218,6 +219,12 @@ pub struct DeviceView {
     pub vendor: Option<String>,
     /// Whether the hardware address is randomised.
     pub randomised: bool,
+    /// What kind of device it seems to be.
+    #[serde(default)]
+    pub kind: Option<Opinion>,
+    /// What it says about itself: `dhcp` and its vendor class, `mdns` and services it announces.
+    #[serde(default)]
+    pub says: Vec<String>,
     /// Contradictions between addresses and hardware addresses, in plain words.
     pub conflicts: Vec<String>,
     /// First packet.

@@ -15,6 +15,7 @@ use crate::{
     },
     config::{period::Period, values::IsolationLevel},
     identity::NameOrigin,
+    kind::Opinion,
 };
 
 /// Peers that `show` prints; JSON has all.
@@ -92,13 +93,14 @@ fn listing(devices: &[DeviceView]) -> String {
             device.interface.clone(),
             device.addresses.first().map_or_else(|| "-".to_owned(), ToString::to_string),
             printable(device.name.as_deref().or(device.vendor.as_deref()).unwrap_or("-")),
+            device.kind.as_ref().map_or("-", |opinion| opinion.kind.name()).to_owned(),
             baseline(device),
             or_dash(device.isolation),
             device.open_incidents.to_string(),
             ago(device.last_seen),
         ]
     });
-    let header = ["MAC", "PORT", "ADDRESS", "NAME", "BASELINE", "ISOLATION", "INCIDENTS", "SEEN"];
+    let header = ["MAC", "PORT", "ADDRESS", "NAME", "KIND", "BASELINE", "ISOLATION", "INCIDENTS", "SEEN"];
     table(header, rows, "no device was seen yet")
 }
 
@@ -118,6 +120,14 @@ fn details(device: &DeviceView) -> String {
     let _ = writeln!(text, "addresses         {addresses}");
     let _ = writeln!(text, "name              {}", or_dash(device.name.as_deref().map(printable)));
     let _ = writeln!(text, "maker             {}", or_dash(device.vendor.as_deref()));
+    if let Some(Opinion { kind, confidence, reasons }) = &device.kind {
+        let kind = kind.name();
+        let _ =
+            writeln!(text, "kind              {kind} ({:.0} %: {})", confidence * 100.0, reasons.join("; "));
+    }
+    for said in &device.says {
+        let _ = writeln!(text, "says              {}", printable(said));
+    }
     let _ = writeln!(
         text,
         "seen              {} to {:.0}",

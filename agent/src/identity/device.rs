@@ -35,6 +35,9 @@ pub struct Device {
     pub name: Option<String>,
     /// Who says so.
     pub name_source: Option<NameSource>,
+    /// What it says about itself besides: `dhcp` and its vendor class, `mdns` and services it announces.
+    #[serde(default)]
+    pub says: Vec<String>,
     /// Its maker.
     pub vendor: Option<String>,
     /// Whether it chose its hardware address itself.

@@ -21,6 +21,7 @@ const PAD: u8 = 0;
 const HOST_NAME: u8 = 12;
 const REQUESTED: u8 = 50;
 const MESSAGE_TYPE: u8 = 53;
+const VENDOR_CLASS: u8 = 60;
 const END: u8 = 255;
 
 /// A message between an Ethernet client and a server.
@@ -38,6 +39,8 @@ pub(super) struct Dhcp<'a> {
     pub(super) requested: Option<Ipv4Addr>,
     /// Option 12.
     pub(super) host_name: Option<&'a [u8]>,
+    /// Option 60.
+    pub(super) vendor_class: Option<&'a [u8]>,
 }
 
 impl<'a> Dhcp<'a> {
@@ -55,6 +58,7 @@ impl<'a> Dhcp<'a> {
             kind: None,
             requested: None,
             host_name: None,
+            vendor_class: None,
         };
         let mut options = body.get(240..)?;
         loop {
@@ -74,6 +78,7 @@ impl<'a> Dhcp<'a> {
     fn take(&mut self, code: u8, value: &'a [u8]) {
         match code {
             HOST_NAME => self.host_name = Some(value),
+            VENDOR_CLASS => self.vendor_class = Some(value),
             REQUESTED => self.requested = bytes::<4>(value, 0).map(Into::into),
             MESSAGE_TYPE => self.kind = value.first().copied(),
             _ => {}

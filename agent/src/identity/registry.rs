@@ -4,7 +4,7 @@
 //! one device at a time. A lease moves it, so does a long silence of its holder; a claim against one that is there is a conflict.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     net::IpAddr,
 };
 
@@ -13,7 +13,6 @@ use tidegate_common::{
     event::SampleEvent,
     flow::{FlowKey, FlowRecord, FlowSide, Sender},
     maps::DEVICE_CAPACITY,
-    pod::Addr,
 };
 
 use super::{
@@ -29,6 +28,8 @@ use crate::enforce::Now;
 const ADDRESSES: usize = 16;
 /// Contradictions remembered of one device.
 const CONFLICTS: usize = 8;
+/// Things remembered that one device says about itself.
+const SAYINGS: usize = 16;
 /// Whoever was silent for so long may have lost the address to someone else.
 const SILENCE_NS: u64 = 300_000_000_000;
 /// The same conflict counts as repeated before.
@@ -58,6 +59,7 @@ pub(super) struct Entry {
     pub(super) last_ns: u64,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) name: Option<(NameSource, String)>,
+    pub(super) says: BTreeSet<String>,
     pub(super) conflicts: VecDeque<String>,
     /// Address and when a conflict over it was last told.
     told: VecDeque<(IpAddr, u64)>,
@@ -113,6 +115,7 @@ impl Registry {
         if let Some(entry) = self.devices.get_mut(&key) {
             entry.first_ns = entry.first_ns.min(first_ns);
             entry.conflicts = known.conflicts.iter().rev().take(CONFLICTS).rev().cloned().collect();
+            entry.says = known.says.iter().take(SAYINGS).cloned().collect();
             if let Some(name) = &known.name {
                 entry.name = Some((known.name_source.unwrap_or(NameSource::Service), name.clone()));
             }
@@ -139,6 +142,7 @@ impl Registry {
                 Claim::Asks(ip) => self.claim_weakly(ip, device, now_ns, &mut events),
                 Claim::Leased { ip, by_gateway } => self.lease(ip, device, by_gateway, now_ns, &mut events),
                 Claim::Released(ip) => self.release(ip, device),
+                Claim::Says(text) => self.note(device, text),
                 Claim::Named(name, source) => self.rename(device, name, source, &mut events),
             }
         }
@@ -159,7 +163,7 @@ impl Registry {
             self.see(device, side.last_ns.min(now_ns), &mut events);
             let (address, ..) = key.seen_from(sender);
             let known = sample::usable(address.octets()).filter(|ip| self.resolve(*ip) == Some(device));
-            if let Some(ip) = known.or_else(|| local(address)) {
+            if let Some(ip) = known.or_else(|| sample::local(address)) {
                 self.claim_weakly(ip, device, side.last_ns.min(now_ns), &mut events);
                 self.confirm(ip, device, if sender == initiator { &record.inward } else { &record.out });
             }
@@ -225,6 +229,7 @@ impl Registry {
                 last_ns: at_ns,
                 addresses: Vec::new(),
                 name: None,
+                says: BTreeSet::new(),
                 conflicts: VecDeque::new(),
                 told: VecDeque::new(),
             },
@@ -367,6 +372,12 @@ impl Registry {
         events.push(IdentityEvent::Conflict { ip, old, new, contest });
     }
 
+    fn note(&mut self, device: DeviceKey, text: String) {
+        if let Some(entry) = self.devices.get_mut(&device).filter(|entry| entry.says.len() < SAYINGS) {
+            entry.says.insert(text);
+        }
+    }
+
     fn rename(
         &mut self,
         device: DeviceKey,
@@ -388,14 +399,4 @@ fn push_bounded<V>(queue: &mut VecDeque<V>, value: V) {
         queue.pop_front();
     }
     queue.push_back(value);
-}
-
-/// An address that a device may have by itself: private or link-local. Others reach us through routers, too.
-fn local(address: Addr) -> Option<IpAddr> {
-    let ip = sample::usable(address.octets())?;
-    let is_local = match ip {
-        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
-    };
-    is_local.then_some(ip)
 }

@@ -11,6 +11,7 @@ use tidegate_common::{
     device::DeviceKey,
     event::{SampleCause, SampleEvent},
     parse::{Fragment, Network, Packet, parse, proto},
+    pod::Addr,
 };
 
 use super::{
@@ -41,6 +42,8 @@ pub(super) enum Claim {
     Released(IpAddr),
     /// The device calls itself so.
     Named(String, NameSource),
+    /// The device says this about itself: `dhcp` and its vendor class, or `mdns` and a service it announces.
+    Says(String),
 }
 
 /// Everything a frame says about one device.
@@ -170,6 +173,7 @@ fn dhcp_request(body: &[u8], sender: [u8; 6]) -> Vec<Claim> {
         _ => claims.extend(current.map(Claim::Uses)),
     }
     claims.extend(message.host_name.and_then(clean).map(|name| Claim::Named(name, NameSource::Dhcp)));
+    claims.extend(message.vendor_class.and_then(clean).map(|class| Claim::Says(format!("dhcp {class}"))));
     claims
 }
 
@@ -219,8 +223,22 @@ fn mdns(body: &[u8], packet: &Packet) -> Vec<Claim> {
             _ => None,
         };
         claims.extend(claim);
+        claims.extend(announced(&record.name));
     }
     claims
+}
+
+/// `_googlecast._tcp` of `Kitchen Speaker._googlecast._tcp.local` or of `_googlecast._tcp.local` (RFC 6763).
+fn announced(name: &Name<'_>) -> Option<Claim> {
+    let labels: Vec<&[u8]> = name.as_bytes().collect();
+    let pairs =
+        labels.windows(2).find(|pair| matches!(pair[1], b"_tcp" | b"_udp") && pair[0].starts_with(b"_"))?;
+    // How devices list what they announce, which all do.
+    if pairs[0] == b"_dns-sd" {
+        return None;
+    }
+    let service = clean(pairs[0])?;
+    Some(Claim::Says(format!("mdns {service}.{}", String::from_utf8_lossy(pairs[1]))))
 }
 
 /// Parses as many records as the sample holds whole: the header's counts are lowered until the message ends within the bytes.
@@ -281,4 +299,14 @@ pub(super) fn usable(octets: [u8; 16]) -> Option<IpAddr> {
     let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
     let hostless = address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast;
     (!hostless).then_some(address)
+}
+
+/// An address that a device may have by itself: private or link-local. Others reach us through routers, too.
+pub(super) fn local(address: Addr) -> Option<IpAddr> {
+    let ip = usable(address.octets())?;
+    let is_local = match ip {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
+    };
+    is_local.then_some(ip)
 }

@@ -74,6 +74,7 @@ impl Registry {
             addresses: self.addresses(device),
             name: entry.name.as_ref().map(|(_, name)| name.clone()),
             name_source: entry.name.as_ref().map(|(source, _)| *source),
+            says: entry.says.iter().cloned().collect(),
             vendor: self.vendors.of(mac).map(str::to_owned),
             randomised: mac.is_locally_administered(),
             conflicts: entry.conflicts.iter().cloned().collect(),

@@ -104,6 +104,11 @@ impl Learner {
         self.devices.peek(&device).map(|state| state.services.list())
     }
 
+    /// Services that devices with a baseline were met with for the first time since this was last asked.
+    pub fn take_fresh_services(&mut self) -> Vec<(DeviceKey, Service)> {
+        std::mem::take(&mut self.fresh_services)
+    }
+
     /// A device's baseline, to be stored or carried to another gateway.
     pub fn export(&self, device: DeviceKey, now_ns: u64) -> Option<BaselineState> {
         self.devices.peek(&device).map(|state| state.export(device, now_ns))

@@ -27,7 +27,7 @@ use super::{
     model::ModelKind,
     naming, peers,
     rules::{self, ArpClaim, Progress, Rules, SECOND_NS, Since, is_attempt, is_host},
-    services::services,
+    services::{Service, services},
     technique::Technique,
     window::window_features,
 };
@@ -35,6 +35,8 @@ use crate::identity::DhcpServer;
 
 const MAX_FLOWS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 const MAX_REPORTS: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
+/// New services that wait to be looked at.
+const MAX_FRESH: usize = 256;
 /// How long after a rule the model is silent about the same device.
 const RULE_EXPLAINS_NS: u64 = 120 * SECOND_NS;
 
@@ -51,6 +53,7 @@ pub struct Learner {
     pub(super) released: LruCache<Subject, u64>,
     own: HashSet<IpAddr>,
     pub(super) renewed: Vec<DeviceKey>,
+    pub(super) fresh_services: Vec<(DeviceKey, Service)>,
 }
 
 impl Learner {
@@ -67,6 +70,7 @@ impl Learner {
             released: LruCache::new(MAX_REPORTS),
             own: HashSet::new(),
             renewed: Vec::new(),
+            fresh_services: Vec::new(),
             config,
         })
     }
@@ -185,7 +189,10 @@ impl Learner {
     fn continued(&mut self, key: &FlowKey, contact: &Contact<'_>, ended: bool, found: &mut Vec<Finding>) {
         for (device, service) in services(contact, &self.own) {
             let state = self.devices.get_or_insert_mut(device, || Device::new(&self.config, contact.now_ns));
-            state.services.met(service, state.phase, contact.now_ns);
+            let is_new = state.services.met(service, state.phase, contact.now_ns);
+            if is_new && self.fresh_services.len() < MAX_FRESH {
+                self.fresh_services.push((device, service));
+            }
         }
         if !is_host(contact.victim) || self.own.contains(&contact.source) {
             return;

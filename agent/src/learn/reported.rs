@@ -1,6 +1,9 @@
-//! What another detector says: evidence that is told and remembered, and too little to act on by itself.
+//! What others than the rules and models say, another detector or knowledge about kinds of devices: evidence that is told and
+//! remembered, and too little to act on by itself.
 
 use std::net::IpAddr;
+
+use tidegate_common::device::DeviceKey;
 
 use super::{
     finding::{Finding, Subject},
@@ -45,6 +48,30 @@ impl Learner {
             first_ns: now_ns,
             at_ns: now_ns,
             detail: alert.detail,
+            notes: Vec::new(),
+        };
+        self.report(vec![finding], now_ns)
+    }
+
+    /// A device with a baseline does something that devices of its kind do not: a change, however sure the kind is.
+    pub fn observe_unlike_kind(
+        &mut self,
+        device: DeviceKey,
+        peer: IpAddr,
+        detail: String,
+        now_ns: u64,
+    ) -> Vec<Finding> {
+        const CONFIDENCE: f64 = 0.3;
+        let finding = Finding {
+            subject: Subject::Device(device),
+            victim: Some(peer),
+            technique: Technique::UNLIKE_KIND,
+            rule: Some("kind"),
+            score: CONFIDENCE,
+            p_value: 1.0 - CONFIDENCE,
+            first_ns: now_ns,
+            at_ns: now_ns,
+            detail,
             notes: Vec::new(),
         };
         self.report(vec![finding], now_ns)

@@ -101,13 +101,21 @@ impl Default for Services {
 }
 
 impl Services {
-    pub(super) fn met(&mut self, service: Service, phase: Phase, now_ns: u64) {
+    /// Notes a service; whether it is one that the device was not learned with and was not seen with before.
+    pub(super) fn met(&mut self, service: Service, phase: Phase, now_ns: u64) -> bool {
         if self.known.get(&service).is_some() {
-            return;
+            return false;
         }
         match phase {
-            Phase::Learning => _ = self.known.put(service, ()),
-            Phase::Ready => _ = self.waiting.get_or_insert(service, || now_ns),
+            Phase::Learning => {
+                self.known.put(service, ());
+                false
+            }
+            Phase::Ready => {
+                let is_new = self.waiting.peek(&service).is_none();
+                self.waiting.get_or_insert(service, || now_ns);
+                is_new
+            }
         }
     }
 
@@ -168,8 +176,8 @@ mod tests {
     #[test]
     fn services_are_bounded() {
         let mut services = Services::default();
-        (0..5_000).for_each(|port| services.met(service(port), Phase::Learning, 0));
-        (0..5_000).for_each(|port| services.met(service(port), Phase::Ready, 0));
+        (0..5_000).for_each(|port| _ = services.met(service(port), Phase::Learning, 0));
+        (0..5_000).for_each(|port| _ = services.met(service(port), Phase::Ready, 0));
         services.adopt(u64::MAX);
         assert_eq!(services.list().len(), MOST.get());
     }

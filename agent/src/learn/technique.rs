@@ -56,6 +56,9 @@ impl Technique {
     /// The device's normal traffic has slowly become another than the one learned.
     pub const DRIFTED: Self = Self { id: "drift", name: "Drifted from the device's normal traffic" };
 
+    /// Something that devices of the kind do not do.
+    pub const UNLIKE_KIND: Self = Self { id: "kind", name: "Unlike devices of its kind" };
+
     /// Every technique, in the order of the reference page.
     pub const ALL: &'static [Self] = &[
         Self::NETWORK_SERVICE_DISCOVERY,
@@ -79,6 +82,7 @@ impl Technique {
         Self::CHANGE,
         Self::REPORTED,
         Self::DRIFTED,
+        Self::UNLIKE_KIND,
     ];
 
     /// The technique with this id.

@@ -1,6 +1,6 @@
 //! Descriptions as makers write them, as Tidegate writes them, and as nobody should.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a failing test should stop at once")]
+#![allow(clippy::unwrap_used, reason = "a failing test should stop at once")]
 
 use std::net::IpAddr;
 

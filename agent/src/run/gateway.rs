@@ -183,6 +183,8 @@ impl Gateway {
             Err(error) => self.degraded(&error.to_string()),
         }
         self.take_alerts();
+        let findings = judge::unlike_kinds(&self.registry, &mut self.learner, now);
+        self.judge_all(findings);
         let findings = self.learner.tick(now.kernel_ns);
         self.judge_all(findings);
         if let Err(error) = self.sync_forests(now.kernel_ns) {

@@ -24,6 +24,7 @@ use crate::{
     },
     enforce::{Target, VerdictTable},
     identity::{Device, Mac},
+    judge,
     learn::{DeviceStatus, Phase},
     store,
 };
@@ -177,6 +178,14 @@ impl Gateway {
             learned: status.as_ref().map_or(0.0, |status| self.learned(status)),
             isolation: isolation.and_then(|record| record.level).map(Into::into),
             isolated_until: isolation.and_then(|record| record.expires_at),
+            kind: judge::kind_of(
+                &self.registry,
+                &self.learner,
+                device.key(),
+                (record.bytes_out, record.bytes_in),
+                now(),
+            ),
+            says: device.says.clone(),
             profile: self.profiles.url(mac).map(str::to_owned),
             never_block: !self.enforcer.protectors(&target).is_empty(),
             open_incidents: self.incidents.values().filter(|incident| incident.target == Some(target)).count()

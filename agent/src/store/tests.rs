@@ -247,6 +247,7 @@ fn devices_come_back_as_they_were() {
         addresses: vec!["192.0.2.1".parse().unwrap()],
         name: Some("camera".to_owned()),
         name_source: None,
+        says: Vec::new(),
         vendor: None,
         randomised: true,
         conflicts: Vec::new(),

@@ -226,6 +226,11 @@ impl Watch {
         &self.learner
     }
 
+    /// What the devices sent and were sent, to ask.
+    pub const fn devices(&self) -> &HashMap<DeviceKey, DeviceRecord> {
+        &self.devices
+    }
+
     /// The registry, to ask.
     pub const fn registry(&self) -> &Registry {
         &self.registry
@@ -322,6 +327,7 @@ impl Watch {
                 found.extend(self.learner.observe_window(*key, window, now.kernel_ns));
             }
         }
+        found.extend(judge::unlike_kinds(&self.registry, &mut self.learner, now));
         found.extend(self.learner.tick(now.kernel_ns));
         self.judge_all(found)?;
         self.enforcer.sweep(now)?;

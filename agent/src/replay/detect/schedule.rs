@@ -285,6 +285,7 @@ impl Open {
                 addresses: vec![address],
                 name: None,
                 name_source: None,
+                says: Vec::new(),
                 vendor: None,
                 randomised: false,
                 conflicts: Vec::new(),
