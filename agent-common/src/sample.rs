@@ -33,7 +33,9 @@ pub const fn cause_of(packet: &Packet, point: ObservationPoint) -> Option<Sample
             (53, _) if !point.is_ingress() => Some(SampleCause::Dns),
             _ => None,
         },
+        // Neighbours speak where they enter; routers are told apart by where their announcements go.
         proto::ICMPV6 if point.is_ingress() && matches!(packet.icmp_type, 135 | 136) => Some(SampleCause::Nd),
+        proto::ICMPV6 if packet.icmp_type == 134 => Some(SampleCause::Nd),
         _ => None,
     }
 }

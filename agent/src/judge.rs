@@ -2,7 +2,7 @@
 //!
 //! It stores, logs and tells nobody: callers get a [`Judged`] and do with it what they have to. No clock is read.
 
-use std::{collections::HashMap, hash::BuildHasher, time::Duration};
+use std::{collections::HashMap, fmt::Write as _, hash::BuildHasher, time::Duration};
 
 use tidegate_common::{
     device::DeviceKey,
@@ -69,7 +69,8 @@ impl<T: VerdictTable> Bench<'_, T> {
                 NameOrigin::Dns => "by DNS",
                 NameOrigin::Tls => "as the device says in TLS",
             };
-            finding.detail += &format!("; {} is {} {by}", peer.address, peer.name);
+            // Writing to a string cannot fail.
+            let _ = write!(finding.detail, "; {} is {} {by}", peer.address, peer.name);
         }
         let baseline = match finding.subject {
             Subject::Remote(_) => Baseline::None,

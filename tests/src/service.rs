@@ -21,7 +21,7 @@ use nix::sys::{
 use crate::{
     netns::Netns,
     process::Process,
-    topology::{BROKER, CLOUD, DNS, GATEWAY, NTP, Topology},
+    topology::{BROKER, CLOUD, COMMAND, DNS, DROP, GATEWAY, NTP, Topology},
     wait_for,
 };
 
@@ -107,9 +107,23 @@ impl Services {
         let mut programs = Vec::new();
 
         let mut resolver = internet.command("dnsmasq");
-        resolver
-            .args(dnsmasq(&[&format!("--listen-address={DNS}"), &format!("--address=/cloud.test/{CLOUD}")]));
+        resolver.args(dnsmasq(&[
+            &format!("--listen-address={DNS}"),
+            &format!("--address=/cloud.test/{CLOUD}"),
+            &format!("--server=/tunnel.test/{COMMAND}"),
+        ]));
         programs.push(Process::start(&mut resolver, &directory.join("resolver.log"))?);
+
+        // The far end of a tunnel through DNS: it is asked by the resolver and hands what it gets to a sink.
+        let tunnel = directory.join("dns2tcpd.conf");
+        std::fs::write(
+            &tunnel,
+            format!("listen = {COMMAND}\nport = 53\nuser = root\nchroot = /\ndomain = tunnel.test\nresources = sink:{DROP}:443\n"),
+        )
+        .context("cannot write the tunnel's configuration")?;
+        let mut far_end = internet.command("dns2tcpd");
+        programs
+            .push(Process::start(far_end.args(["-F", "-f"]).arg(&tunnel), &directory.join("dns2tcpd.log"))?);
 
         let mut lan = gateway.command("dnsmasq");
         lan.args(dnsmasq(&[

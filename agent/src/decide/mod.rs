@@ -123,9 +123,10 @@ fn own_level(finding: &Finding, response: &ResponseConfig) -> Level {
     match finding.technique {
         // What is bad about these is whom the device talks to; its cloud and its clock are no part of it.
         Technique::COMMAND_AND_CONTROL | Technique::EXFILTRATION | Technique::UNUSUAL => Level::CloudOnly,
-        // They harm by the ARP, DHCP and DNS that every weaker level lets through.
+        // They harm by the ARP, ND, DHCP and DNS that every weaker level lets through.
         Technique::ARP_POISONING
         | Technique::DHCP_SPOOFING
+        | Technique::ROUTER_SPOOFING
         | Technique::DNS_TUNNEL
         | Technique::GENERATED_DOMAINS
         | Technique::SERVICE_FLOOD => Level::Full,

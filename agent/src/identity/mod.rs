@@ -13,6 +13,7 @@ mod hostile_tests;
 mod mac;
 mod names;
 mod registry;
+mod routers;
 mod sample;
 mod servers;
 #[cfg(test)]
@@ -29,5 +30,6 @@ pub use fingerprint::{ClientPrint, ServerPrint, version_name};
 pub use mac::{Mac, MacError};
 pub use names::{DevicePrint, Heard, NameOrigin, Names, PeerName, TlsConnection};
 pub use registry::Registry;
+pub use routers::RivalRouter;
 pub use servers::DhcpServer;
 pub use vendor::Vendors;

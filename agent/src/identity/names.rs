@@ -95,7 +95,7 @@ pub enum Heard {
 /// The names.
 #[derive(Debug)]
 pub struct Names {
-    names: LruCache<(DeviceKey, IpAddr), Named>,
+    peers: LruCache<(DeviceKey, IpAddr), Named>,
     prints: LruCache<DeviceKey, VecDeque<DevicePrint>>,
     clients: LruCache<FlowKey, ClientPrint>,
     hellos: Hellos,
@@ -104,7 +104,7 @@ pub struct Names {
 impl Default for Names {
     fn default() -> Self {
         Self {
-            names: LruCache::new(MAX_NAMES),
+            peers: LruCache::new(MAX_NAMES),
             prints: LruCache::new(MAX_DEVICES),
             clients: LruCache::new(MAX_CLIENTS),
             hellos: Hellos::new(),
@@ -150,7 +150,7 @@ impl Names {
 
     /// What an address is called for a device.
     pub fn of(&self, device: DeviceKey, address: IpAddr, now_ns: u64) -> Option<PeerName> {
-        let named = self.names.peek(&(device, address.to_canonical()))?;
+        let named = self.peers.peek(&(device, address.to_canonical()))?;
         (named.until_ns > now_ns).then(|| PeerName {
             address,
             name: named.name.clone(),
@@ -160,7 +160,7 @@ impl Names {
 
     /// The names of a device's peers, last heard first.
     pub fn peers(&self, device: DeviceKey, now_ns: u64) -> Vec<PeerName> {
-        let own = self.names.iter().filter(|((owner, _), named)| *owner == device && named.until_ns > now_ns);
+        let own = self.peers.iter().filter(|((owner, _), named)| *owner == device && named.until_ns > now_ns);
         own.map(|((_, address), named)| PeerName {
             address: *address,
             name: named.name.clone(),
@@ -185,11 +185,11 @@ impl Names {
     ) {
         let key = (device, address.to_canonical());
         let stands = |known: &Named| known.origin > origin && known.until_ns > now_ns;
-        if name.is_empty() || self.names.get(&key).is_some_and(stands) {
+        if name.is_empty() || self.peers.get(&key).is_some_and(stands) {
             return;
         }
         let until_ns = now_ns.saturating_add(for_ns.clamp(SHORTEST_NS, LONGEST_NS));
-        self.names.put(key, Named { name: name.to_owned(), origin, until_ns });
+        self.peers.put(key, Named { name: name.to_owned(), origin, until_ns });
     }
 
     fn print(&mut self, device: DeviceKey, client: &ClientPrint) {

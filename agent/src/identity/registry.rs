@@ -33,7 +33,7 @@ const SAYINGS: usize = 16;
 /// Whoever was silent for so long may have lost the address to someone else.
 const SILENCE_NS: u64 = 300_000_000_000;
 /// The same conflict counts as repeated before.
-const REPEAT_NS: u64 = 300_000_000_000;
+pub(super) const REPEAT_NS: u64 = 300_000_000_000;
 
 /// An address and who has it.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +62,7 @@ pub(super) struct Entry {
     pub(super) says: BTreeSet<String>,
     pub(super) conflicts: VecDeque<String>,
     /// Address and when a conflict over it was last told.
-    told: VecDeque<(IpAddr, u64)>,
+    pub(super) told: VecDeque<(IpAddr, u64)>,
 }
 
 /// The devices.
@@ -73,6 +73,8 @@ pub struct Registry {
     pub(super) own: Vec<IpAddr>,
     /// When the gateway itself last gave a lease.
     pub(super) served_ns: Option<u64>,
+    /// When the gateway itself last announced itself as an IPv6 router.
+    pub(super) announced_ns: Option<u64>,
     pub(super) vendors: Vendors,
     /// What the devices' peers are called.
     pub names: Names,
@@ -92,6 +94,7 @@ impl Registry {
             holdings: HashMap::new(),
             own: Vec::new(),
             served_ns: None,
+            announced_ns: None,
             vendors,
             names: Names::default(),
             capacity: capacity.max(1),
@@ -186,18 +189,6 @@ impl Registry {
         let Some(entry) = self.devices.get_mut(&device) else { return false };
         entry.name = Some((NameSource::Operator, name));
         true
-    }
-
-    /// Addresses of others that the device claimed lately, and who has them; `None` for the gateway itself.
-    pub fn contested_by(&self, device: DeviceKey, now_ns: u64) -> Vec<(IpAddr, Option<DeviceKey>)> {
-        let told = self.devices.get(&device).map(|entry| &entry.told).into_iter().flatten();
-        told.filter(|(_, at_ns)| now_ns.saturating_sub(*at_ns) < REPEAT_NS)
-            .filter_map(|(ip, _)| match self.resolve(*ip) {
-                None if self.own.contains(ip) => Some((*ip, None)),
-                Some(holder) if holder.mac != device.mac => Some((*ip, Some(holder))),
-                _ => None,
-            })
-            .collect()
     }
 
     /// Forgets a device; whether it was known.

@@ -8,7 +8,7 @@ use tidegate_common::device::DeviceKey;
 use super::{
     device::Device,
     mac::Mac,
-    registry::{Entry, Registry},
+    registry::{Entry, REPEAT_NS, Registry},
 };
 use crate::enforce::Now;
 
@@ -31,6 +31,18 @@ impl Registry {
     /// Whether the address is one of the gateway's own.
     pub fn is_own(&self, ip: IpAddr) -> bool {
         self.own.contains(&ip.to_canonical())
+    }
+
+    /// Addresses of others that the device claimed lately, and who has them; `None` for the gateway itself.
+    pub fn contested_by(&self, device: DeviceKey, now_ns: u64) -> Vec<(IpAddr, Option<DeviceKey>)> {
+        let told = self.devices.get(&device).map(|entry| &entry.told).into_iter().flatten();
+        told.filter(|(_, at_ns)| now_ns.saturating_sub(*at_ns) < REPEAT_NS)
+            .filter_map(|(ip, _)| match self.resolve(*ip) {
+                None if self.own.contains(ip) => Some((*ip, None)),
+                Some(holder) if holder.mac != device.mac => Some((*ip, Some(holder))),
+                _ => None,
+            })
+            .collect()
     }
 
     /// The device called `text`: an address, a hardware address, or a name (case and `.local` do not count). Of several, the one

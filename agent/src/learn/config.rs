@@ -74,7 +74,7 @@ settings! {
         /// `dns_tunnel_bytes` and as irregular as `dns_tunnel_entropy` say; half as many when most are for records that hold data
         /// (TXT, NULL, …), four times as many below a domain of the device's baseline.
         dns_tunnel_names: u32 = 20,
-        /// The same within 10 min, of names of any length from 12 characters on.
+        /// The same within 10 min, of names of 8 characters on average.
         dns_tunnel_slow_names: u32 = 60,
         /// Mean characters that such a name has below its registered domain.
         dns_tunnel_bytes: u32 = 30,

@@ -31,7 +31,7 @@ use super::{
     technique::Technique,
     window::window_features,
 };
-use crate::identity::DhcpServer;
+use crate::identity::{DhcpServer, RivalRouter};
 
 const MAX_FLOWS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 const MAX_REPORTS: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
@@ -148,6 +148,11 @@ impl Learner {
     /// A device answers as a DHCP server where the gateway does.
     pub fn observe_dhcp_server(&mut self, rival: &DhcpServer, now_ns: u64) -> Vec<Finding> {
         self.report(vec![rules::dhcp_spoof(rival, now_ns)], now_ns)
+    }
+
+    /// A device announces itself as the default IPv6 router.
+    pub fn observe_router(&mut self, rival: &RivalRouter, now_ns: u64) -> Vec<Finding> {
+        self.report(vec![rules::router_spoof(rival, now_ns)], now_ns)
     }
 
     /// What becomes true by waiting; and trains at most one device. Call it every second or so.

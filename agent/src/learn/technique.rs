@@ -34,6 +34,8 @@ impl Technique {
     pub const ARP_POISONING: Self = Self { id: "T1557.002", name: "ARP Cache Poisoning" };
     /// Leases from a device that puts itself between the others and the gateway.
     pub const DHCP_SPOOFING: Self = Self { id: "T1557.003", name: "DHCP Spoofing" };
+    /// IPv6 router announcements from a device that puts itself between the others and the gateway.
+    pub const ROUTER_SPOOFING: Self = Self { id: "T1557", name: "Adversary-in-the-Middle" };
     /// Regular contact with a host that gives orders.
     pub const COMMAND_AND_CONTROL: Self = Self { id: "T1071", name: "Application Layer Protocol" };
     /// Something else than names carried through DNS.
@@ -72,6 +74,7 @@ impl Technique {
         Self::BRUTE_FORCE,
         Self::ARP_POISONING,
         Self::DHCP_SPOOFING,
+        Self::ROUTER_SPOOFING,
         Self::COMMAND_AND_CONTROL,
         Self::DNS_TUNNEL,
         Self::GENERATED_DOMAINS,

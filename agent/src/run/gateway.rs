@@ -114,6 +114,10 @@ impl Gateway {
             let findings = self.learner.observe_dhcp_server(&rival, now.kernel_ns);
             self.judge_all(findings);
         }
+        if let Some(rival) = self.registry.rival_router(event, now.kernel_ns) {
+            let findings = self.learner.observe_router(&rival, now.kernel_ns);
+            self.judge_all(findings);
+        }
         for event in self.registry.observe_sample(event, now.kernel_ns) {
             self.on_identity(event, now);
         }

@@ -69,3 +69,7 @@ pub fn tls(connection: &TlsConnection, at: Timestamp) -> Value {
     event.insert("tidegate".to_owned(), json!({"device": Mac(device.mac)}));
     Value::Object(event)
 }
+
+#[cfg(test)]
+#[path = "eve_names_tests.rs"]
+mod tests;

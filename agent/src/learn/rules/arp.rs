@@ -12,7 +12,7 @@ use tidegate_common::device::DeviceKey;
 
 use super::SECOND_NS;
 use crate::{
-    identity::{Contest, DhcpServer, Mac},
+    identity::{Contest, DhcpServer, Mac, RivalRouter},
     learn::{Finding, RuleConfig, Subject, Technique},
 };
 
@@ -182,6 +182,28 @@ pub(in crate::learn) fn dhcp_spoof(rival: &DhcpServer, now_ns: u64) -> Finding {
         first_ns: now_ns,
         at_ns: now_ns,
         detail: format!("{} offered {client} a lease, which is the gateway's to give", Mac(device.mac)),
+        notes: Vec::new(),
+    }
+}
+
+/// An IPv6 router beside the gateway: one announcement is enough where the gateway announces itself. Where it does not, the network may
+/// have another router on purpose.
+pub(in crate::learn) fn router_spoof(rival: &RivalRouter, now_ns: u64) -> Finding {
+    let RivalRouter { device, lifetime_s, beside_gateway } = *rival;
+    let whose = if beside_gateway { "which the gateway is" } else { "which the gateway does not do" };
+    Finding {
+        subject: Subject::Device(device),
+        victim: None,
+        technique: Technique::ROUTER_SPOOFING,
+        rule: Some("router_spoof"),
+        score: if beside_gateway { 0.9 } else { 0.45 },
+        p_value: 1e-5,
+        first_ns: now_ns,
+        at_ns: now_ns,
+        detail: format!(
+            "{} announced itself as the default IPv6 router for {lifetime_s} s, {whose}",
+            Mac(device.mac)
+        ),
         notes: Vec::new(),
     }
 }

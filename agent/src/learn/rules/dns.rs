@@ -39,7 +39,7 @@ const RESOLVER_NS: u64 = 3_600 * SECOND_NS;
 /// Confidence in what a resolver may do in others' name: below that of a threat.
 const RESOLVER_SCORE: f64 = 0.45;
 /// Shortest mean length of names below a domain that carry something slowly.
-const SLOW_BYTES: u32 = 12;
+const SLOW_BYTES: u32 = 8;
 
 /// A name asked for.
 #[derive(Clone, Copy, Debug)]

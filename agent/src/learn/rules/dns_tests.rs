@@ -88,7 +88,8 @@ fn a_tunnel_through_many_domains_is_found() {
 
 #[test]
 fn honest_names_are_left_alone() {
-    let honest: [(&str, fn(u64) -> String); 5] = [
+    type Make = fn(u64) -> String;
+    let honest: [(&str, Make); 5] = [
         ("one cloud", |_| "a1b2c3d4e5f6g7-ats.iot.eu-west-1.amazonaws.com".to_owned()),
         ("shards of a video service", |number| {
             format!("rr{}---sn-4g5e6nez{}.googlevideo.com", number % 8, number % 5)

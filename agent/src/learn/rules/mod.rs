@@ -21,7 +21,7 @@ mod tries;
 use std::{hash::Hash, net::IpAddr};
 
 pub use arp::ArpClaim;
-pub(super) use arp::dhcp_spoof;
+pub(super) use arp::{dhcp_spoof, router_spoof};
 pub(super) use dns::DnsContext;
 use lru::LruCache;
 use tidegate_common::{

@@ -362,4 +362,6 @@ impl Watch {
 }
 
 #[cfg(test)]
+mod prints_tests;
+#[cfg(test)]
 mod tests;

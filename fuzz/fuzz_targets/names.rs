@@ -1,0 +1,21 @@
+//! DNS messages and TLS hellos as the kernel samples them: read, put together, named.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tidegate::{
+    datapath::{Event, decode},
+    identity::{Heard, Names, registered},
+};
+
+fuzz_target!(|events: Vec<Vec<u8>>| {
+    let mut names = Names::default();
+    for (second, bytes) in events.iter().enumerate() {
+        let Ok(Event::Sample(sample)) = decode(bytes) else { continue };
+        if let Some(Heard::Dns(message)) = names.observe(&sample, second as u64 * 1_000_000_000)
+            && let Some(found) = registered(&message.name)
+        {
+            assert!(message.name.trim_end_matches('.').ends_with(found.domain));
+        }
+    }
+});
