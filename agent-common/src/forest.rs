@@ -18,14 +18,31 @@ pub const NODES: usize = 1 << DEPTH;
 /// What one level of a path counts in a leaf.
 pub const LEVEL: u32 = 256;
 
-/// One comparison: right when the feature is above the threshold, else left.
-#[repr(C)]
+/// One comparison: right when the feature is above the threshold, else left. A word, so that a walk loads once a level.
+#[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct Node {
+pub struct Node(u32);
+
+impl Node {
+    /// Always left: features are below 2^15.
+    pub const UNUSED: Self = Self::new(u16::MAX, 0);
+
+    /// A comparison of a feature with the highest value that goes left.
+    pub const fn new(threshold: u16, feature: u16) -> Self {
+        Self((threshold as u32) << 16 | feature as u32)
+    }
+
     /// Highest value that goes left.
-    pub threshold: u32,
-    /// Index of the feature.
-    pub feature: u32,
+    #[inline(always)]
+    pub const fn threshold(self) -> u32 {
+        self.0 >> 16
+    }
+
+    /// Index of the feature, below [`FEATURES`] whatever was stored.
+    #[inline(always)]
+    pub const fn feature(self) -> usize {
+        self.0 as usize & (FEATURES - 1)
+    }
 }
 
 /// One tree: the root is node 1, the children of node `i` are `2i` and `2i + 1`, and slot `256 + k` of that heap is leaf `k`.
@@ -52,7 +69,7 @@ pub struct DeviceModel {
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Tree>() == 2_560 && TREES.is_multiple_of(4) && FEATURES.is_power_of_two());
+const _: () = assert!(size_of::<Tree>() == 1_536 && TREES.is_multiple_of(4) && FEATURES.is_power_of_two());
 
 /// Keeps a comparison's difference opaque, so that LLVM does not turn the walk into branches that explode in the verifier.
 pub trait Barrier {
@@ -74,9 +91,9 @@ impl Barrier for Host {
 impl Tree {
     #[inline(always)]
     fn step<B: Barrier>(&self, features: &FeatureVector, at: u32) -> u32 {
-        let node = &self.nodes[at as usize & (NODES - 1)];
-        let value = features[node.feature as usize & (FEATURES - 1)];
-        let below = B::opaque(u64::from(node.threshold).wrapping_sub(u64::from(value)));
+        let node = self.nodes[at as usize & (NODES - 1)];
+        let value = features[node.feature()];
+        let below = B::opaque(u64::from(node.threshold()).wrapping_sub(u64::from(value)));
         2 * at + (below >> 63) as u32
     }
 
@@ -134,7 +151,7 @@ mod tests {
             crate::pod::mix64(seed)
         };
         for node in &mut tree.nodes {
-            *node = Node { threshold: next() >> (next() % 32), feature: next() % FEATURES as u32 };
+            *node = Node::new((next() >> (16 + next() % 16)) as u16, (next() % FEATURES as u32) as u16);
         }
         for leaf in &mut tree.leaves {
             *leaf = (next() % 5_000) as u16;
@@ -147,14 +164,15 @@ mod tests {
         let mut at = 1usize;
         while at < NODES {
             let node = tree.nodes[at];
-            at = 2 * at + usize::from(features[node.feature as usize] > node.threshold);
+            at = 2 * at + usize::from(features[node.feature()] > node.threshold());
         }
         u32::from(tree.leaves[at - NODES])
     }
 
     proptest! {
         #[test]
-        fn the_branchless_walk_is_the_definition(seed: u64, features: [u32; FEATURES], count in 0usize..11) {
+        fn the_branchless_walk_is_the_definition(seed: u64, features: [u16; FEATURES], count in 0usize..11) {
+            let features = features.map(u32::from);
             let trees: Vec<Tree> = (0..count as u64).map(|tree| grow(seed.wrapping_add(tree << 32))).collect();
             let expected: u32 = trees.iter().map(|tree| plain_path(tree, &features)).sum();
             prop_assert_eq!(score_sum(&trees, &features), expected);
@@ -164,8 +182,8 @@ mod tests {
     #[test]
     fn the_threshold_itself_goes_left() {
         let mut tree = Tree::zeroed();
-        tree.nodes.fill(Node { threshold: u32::MAX, feature: 0 });
-        tree.nodes[1] = Node { threshold: 7, feature: 3 };
+        tree.nodes.fill(Node::UNUSED);
+        tree.nodes[1] = Node::new(7, 3);
         tree.leaves[0] = 1;
         tree.leaves[128] = 2;
         let at = |value| {
@@ -173,6 +191,6 @@ mod tests {
             features[3] = value;
             tree.path::<Host>(&features)
         };
-        assert_eq!((at(6), at(7), at(8), at(u32::MAX)), (1, 1, 2, 2));
+        assert_eq!((at(6), at(7), at(8), at((1 << 15) - 1)), (1, 1, 2, 2));
     }
 }

@@ -52,7 +52,7 @@ section! {
         max_flows: u32 = 65_536,
         /// Devices measured at the same time, 16 to 65,536.
         max_devices: u32 = 2_048,
-        /// Devices whose flows the kernel itself scores at checkpoints, 1 to 4,096. Each takes a quarter of a MiB; the agent alone
+        /// Devices whose flows the kernel itself scores at checkpoints, 1 to 4,096. Each takes 150 KiB; the agent alone
         /// judges further ones.
         max_forests: u32 = 32,
         /// Bytes of the ring buffer between the kernel and the agent: a power of two from 65,536 to 268,435,456.

@@ -8,7 +8,8 @@
 
 use tidegate_common::{
     feature::{FEATURES, flow_features},
-    forest::score_sum,
+    forest::{Node, score_sum},
+    pod::mix64,
     verdict::{Action, Config, Mode, Verdict, role},
 };
 
@@ -16,7 +17,6 @@ use super::*;
 use crate::{
     datapath::{TestBed, object_is_embedded},
     enforce::VerdictTable,
-    learn::{Forest, Growth, Rows},
 };
 
 const CUT_MS: u32 = 30_000;
@@ -47,18 +47,18 @@ fn frame(source_port: u16, payload: u16) -> Vec<u8> {
     frame
 }
 
-fn forest(seed: u64) -> Box<[Tree; TREES]> {
-    let mut rows = Rows::new(FEATURES);
-    let mut state = seed;
-    for _ in 0..512 {
-        let row: [u32; FEATURES] = std::array::from_fn(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 52) as u32
-        });
-        rows.push(&row);
-    }
-    let grown = Forest::grow(&rows, Growth { seed, ..Growth::default() }).unwrap();
-    Box::new(<[Tree; TREES]>::try_from(grown.trees()).unwrap())
+fn forest(seed: u32) -> Box<[Tree; TREES]> {
+    let mut state = u64::from(seed) << 32;
+    let mut random = || {
+        state += 1;
+        mix64(state) as u16
+    };
+    let mut tree = || {
+        let node = |_| Node::new(random() & 0x0fff, random() % FEATURES as u16);
+        let nodes = std::array::from_fn(node);
+        Tree { nodes, leaves: std::array::from_fn(|_| random() & 0x0fff) }
+    };
+    Box::new(std::array::from_fn(|_| tree()))
 }
 
 struct Bench {

@@ -10,7 +10,7 @@
 
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
-use tidegate_common::forest::{DEPTH, LEVEL, NODES, Node, TREES, Tree};
+use tidegate_common::forest::{DEPTH, LEVEL, NODES, TREES};
 
 use super::grid::Rows;
 
@@ -76,6 +76,30 @@ pub enum GrowthError {
     NotFinite(usize),
 }
 
+/// One comparison of any column, on the whole grid: right when the value is above the threshold, else left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Node {
+    /// Highest value that goes left.
+    pub(super) threshold: u32,
+    /// Column.
+    pub(super) column: u32,
+}
+
+/// One tree, in the heap layout of `tidegate_common::forest`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Tree {
+    pub(super) nodes: [Node; NODES],
+    /// Path lengths in 1/[`LEVEL`] of a level.
+    pub(super) leaves: [u16; NODES],
+}
+
+impl Tree {
+    /// A tree that is one leaf of no length.
+    pub(super) const fn empty() -> Self {
+        Self { nodes: [UNUSED; NODES], leaves: [0; NODES] }
+    }
+}
+
 /// A trained forest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Forest {
@@ -94,16 +118,16 @@ impl Forest {
     }
 
     /// A forest from stored parts; `None` when they do not fit together.
-    pub fn from_parts(trees: Vec<Tree>, width: usize, sample: u32) -> Option<Self> {
+    pub(super) fn from_parts(trees: Vec<Tree>, width: usize, sample: u32) -> Option<Self> {
         let fits = (1..=MAX_COLUMNS).contains(&width)
             && (1..=MAX_TREES).contains(&trees.len())
             && (1..=MAX_SAMPLE).contains(&sample)
-            && trees.iter().all(|tree| tree.nodes.iter().all(|node| (node.feature as usize) < width));
+            && trees.iter().all(|tree| tree.nodes.iter().all(|node| (node.column as usize) < width));
         fits.then_some(Self { trees, width, sample })
     }
 
-    /// The trees, as the kernel takes them.
-    pub fn trees(&self) -> &[Tree] {
+    /// The trees.
+    pub(super) fn trees(&self) -> &[Tree] {
         &self.trees
     }
 
@@ -153,7 +177,7 @@ pub(super) fn unsuccessful_search(n: usize) -> f64 {
 }
 
 /// A node below an early leaf: always left, whatever the row. No cut has this threshold, for none would lie right of it.
-pub(super) const UNUSED: Node = Node { threshold: u32::MAX, feature: 0 };
+pub(super) const UNUSED: Node = Node { threshold: u32::MAX, column: 0 };
 
 /// The leaves below heap slot `at` of level `depth`.
 pub(super) const fn leaves_below(at: usize, depth: u32) -> std::ops::Range<usize> {
@@ -236,7 +260,7 @@ impl<'a> Grower<'a> {
             let other = place + self.below((rows - place) as u64) as usize;
             self.order.swap(place, other);
         }
-        let mut tree = Tree { nodes: [UNUSED; NODES], leaves: [0; NODES] };
+        let mut tree = Tree::empty();
         let root = self.deal();
         self.node(&mut tree, 1, 0, 0..sample, Some(root));
         tree
@@ -272,7 +296,7 @@ impl<'a> Grower<'a> {
         } else {
             low - 1
         };
-        tree.nodes[at] = Node { threshold, feature: u32::from(column) };
+        tree.nodes[at] = Node { threshold, column: u32::from(column) };
         let middle = self.partition(column, threshold, range.clone());
         self.node(tree, 2 * at, depth + 1, range.start..middle, None);
         self.node(tree, 2 * at + 1, depth + 1, middle..range.end, None);

@@ -6,11 +6,11 @@
 use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
-use tidegate_common::forest::{DEPTH, NODES, Node, Tree};
+use tidegate_common::forest::{DEPTH, NODES};
 
 use super::{
     extended::{Cut, Extended},
-    forest::{Forest, MAX_COLUMNS, MAX_TREES, UNUSED, leaves_below},
+    forest::{Forest, MAX_COLUMNS, MAX_TREES, Node, Tree, UNUSED, leaves_below},
     grid::Grid,
     model::{Model, Trees},
     standard::Standard,
@@ -170,8 +170,8 @@ fn write_plain(tree: &Tree, at: usize, depth: u32, out: &mut Vec<u8>) {
         out.extend(tree.leaves[leaves_below(at, depth).start].to_le_bytes());
         return;
     }
-    let Node { threshold, feature } = tree.nodes[at];
-    out.extend((feature as u16).to_le_bytes());
+    let Node { threshold, column } = tree.nodes[at];
+    out.extend((column as u16).to_le_bytes());
     out.extend(threshold.to_le_bytes());
     write_plain(tree, 2 * at, depth + 1, out);
     write_plain(tree, 2 * at + 1, depth + 1, out);
@@ -187,11 +187,11 @@ fn read_plain(rest: &mut &[u8]) -> Option<Tree> {
         if depth == DEPTH {
             return None;
         }
-        tree.nodes[at] = Node { threshold: u32::from_le_bytes(take(rest)?), feature: u32::from(column) };
+        tree.nodes[at] = Node { threshold: u32::from_le_bytes(take(rest)?), column: u32::from(column) };
         subtree(rest, tree, 2 * at, depth + 1)?;
         subtree(rest, tree, 2 * at + 1, depth + 1)
     }
-    let mut tree = Tree { nodes: [UNUSED; NODES], leaves: [0; NODES] };
+    let mut tree = Tree::empty();
     subtree(rest, &mut tree, 1, 0)?;
     Some(tree)
 }

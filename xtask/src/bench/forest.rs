@@ -96,7 +96,7 @@ fn put_forest(pins: &Path) -> Result<()> {
     for index in 0..TREES as u32 {
         let mut tree = Tree { nodes: [Node::default(); NODES], leaves: [0; NODES] };
         for node in &mut tree.nodes {
-            *node = Node { threshold: random() & 0x3fff, feature: random() % FEATURES as u32 };
+            *node = Node::new((random() & 0x3fff) as u16, (random() % FEATURES as u32) as u16);
         }
         tree.leaves.fill_with(|| (random() % 2_048) as u16 + 256);
         trees.put(&index, &tree)?;
