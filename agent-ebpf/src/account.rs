@@ -64,7 +64,9 @@ pub(crate) fn account<F: HookFrame>(
             counters.dropped_model += packets;
             return false;
         }
-        counters.would_drop += packets;
+        if passage.config.mode == Mode::Monitor as u32 && !passage.would_drop {
+            counters.would_drop += packets;
+        }
     }
     let flow = Flow { key: &key, sender, record: &mut *record, begins };
     let passes = observe(passage, flow, counters, &mut workspace.judged);
@@ -84,7 +86,7 @@ struct Flow<'a> {
 /// Counts the frame in the aggregate of the device behind this port, and lends its current window.
 #[inline(always)]
 fn device(passage: &Passage<'_>, counters: &mut Counters) -> Option<&'static mut DeviceWindow> {
-    let Passage { packet, config, point, frame_len, now_ns } = *passage;
+    let Passage { packet, config, point, frame_len, now_ns, .. } = *passage;
     let key = DeviceKey::of(packet, point)?;
     match devices::record(key, now_ns) {
         Some(record) => Some(record.count(packet, frame_len, point, now_ns, config.window_ns)),

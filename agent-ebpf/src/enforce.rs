@@ -28,13 +28,14 @@ enum Refusal {
 
 /// Whether the frame must be dropped. Counts what it decides.
 #[inline(always)]
-pub(crate) fn refuses(passage: &Passage<'_>, counters: &mut Counters) -> bool {
+pub(crate) fn refuses(passage: &mut Passage<'_>, counters: &mut Counters) -> bool {
     let Some(refusal) = judge(passage, counters) else {
         return false;
     };
     let packets = u64::from(passage.packet.segments);
     if passage.config.mode != Mode::Enforce as u32 {
         counters.would_drop += packets;
+        passage.would_drop = true;
         return false;
     }
     match refusal {

@@ -32,6 +32,8 @@ pub(crate) struct Passage<'a> {
     pub(crate) point: ObservationPoint,
     pub(crate) frame_len: u32,
     pub(crate) now_ns: u64,
+    /// Monitor mode has counted the frame as one that it would drop.
+    pub(crate) would_drop: bool,
 }
 
 /// Whether the frame may go on. A table that cannot be read lets it pass: detection fails open.
@@ -48,8 +50,10 @@ pub(crate) fn pass<F: HookFrame>(frame: &F, point: ObservationPoint) -> bool {
         expand(packet, segments);
     }
     counters.seen += u64::from(packet.segments);
-    let passage = Passage { packet, config, point, frame_len: frame.size() as u32, now_ns: clock::now_ns() };
-    if config.mode != Mode::Bypass as u32 && config.present != 0 && enforce::refuses(&passage, counters) {
+    let frame_len = frame.size() as u32;
+    let mut passage =
+        Passage { packet, config, point, frame_len, now_ns: clock::now_ns(), would_drop: false };
+    if config.mode != Mode::Bypass as u32 && config.present != 0 && enforce::refuses(&mut passage, counters) {
         return false;
     }
     account::account(&passage, frame, counters, workspace)

@@ -130,8 +130,8 @@ impl<T: VerdictTable> Bench<'_, T> {
                     report = Some(changed);
                     decision.explanation.clone()
                 }
-                Err(EnforceError::Refused(Refusal::InForce { .. })) => {
-                    blocked = self.mode != GatewayMode::Monitor;
+                Err(EnforceError::Refused(Refusal::InForce { cuts, .. })) => {
+                    blocked = cuts && self.mode != GatewayMode::Monitor;
                     incident.response.clone()
                 }
                 Err(error) => {

@@ -33,15 +33,25 @@ impl AddressFilter {
         Ok(())
     }
 
-    /// Lets the programs look for an entry of `address`.
+    /// Lets the programs look for an entry of `address`, whatever became of the bit since it was first set.
     pub(super) fn add(&mut self, address: IpAddr) -> Result<(), MapError> {
         let (word, bit) = filter_bit(common(address));
-        let bits = self.words[word as usize] | bit;
-        if bits != self.words[word as usize] {
-            self.table.set(word, bits, 0)?;
-            self.words[word as usize] = bits;
-        }
-        Ok(())
+        self.words[word as usize] |= bit;
+        self.table.set(word, self.words[word as usize], 0)
+    }
+
+    /// Whether the programs look for an entry of `address`.
+    pub(super) fn shows(&self, address: IpAddr) -> Result<bool, MapError> {
+        let (word, bit) = filter_bit(common(address));
+        Ok(self.table.get(&word, 0)? & bit != 0)
+    }
+}
+
+#[cfg(test)]
+impl AddressFilter {
+    /// Clears a word behind the agent's back.
+    pub(super) fn spoil(&mut self, word: u32) {
+        assert!(self.table.set(word, 0, 0).is_ok());
     }
 }
 

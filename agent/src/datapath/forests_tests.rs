@@ -169,6 +169,11 @@ fn monitor_mode_and_never_block_come_before_a_cut() {
     assert!((0..12).all(|_| watching.send(&frame(600, 10), 1_000)));
     let counters = watching.bed.datapath.counters().unwrap();
     assert_eq!((counters.flows_cut, counters.would_drop, counters.unaccounted()), (1, 4, 0));
+    let block = Verdict { action: Action::Block as u8, expires_ns: u64::MAX, ..Verdict::default() };
+    watching.bed.verdicts.put(&"10.0.0.2".parse().unwrap(), &block).unwrap();
+    assert!(watching.send(&frame(600, 10), 1_000));
+    let twice = watching.bed.datapath.counters().unwrap().would_drop;
+    assert_eq!(twice, 5, "a packet of a cut flow to a blocked address is one packet");
 
     for (target, roles) in
         [("10.0.0.2", role::DNS), ("10.0.0.1", role::OPERATOR), ("10.0.0.0/24", 0), ("02:00:00:00:00:01", 0)]

@@ -92,6 +92,19 @@ impl VerdictTables {
         self.write_config(config)
     }
 
+    /// An entry that the filter hides from the programs is none: reconciliation must find it missing.
+    fn list_shown(
+        &self,
+        address: IpAddr,
+        verdict: Verdict,
+        entries: &mut Vec<(Target, Verdict)>,
+    ) -> Result<(), TableError> {
+        if self.filter.shows(address).map_err(refused(maps::VERDICT_FILTER, "read", maps::FILTER_WORDS))? {
+            entries.push((Target::from(address), verdict));
+        }
+        Ok(())
+    }
+
     fn present(&self) -> u32 {
         let tables = self;
         let bits = [
@@ -181,12 +194,12 @@ impl VerdictTable for VerdictTables {
         let mut entries = Vec::new();
         for entry in &tables.v4 {
             let (key, verdict) = entry.map_err(refused(maps::VERDICT_V4, "read", 0))?;
-            entries.push((Target::from(IpAddr::from(key.to_ne_bytes())), verdict.0));
+            self.list_shown(IpAddr::from(key.to_ne_bytes()), verdict.0, &mut entries)?;
         }
         for entry in &tables.v6 {
             let (key, verdict) = entry.map_err(refused(maps::VERDICT_V6, "read", 0))?;
             let octets: [u8; 16] = bytemuck::cast(key);
-            entries.push((Target::from(IpAddr::from(octets)), verdict.0));
+            self.list_shown(IpAddr::from(octets), verdict.0, &mut entries)?;
         }
         for (name, trie) in [(maps::PREFIXES, &tables.prefixes), (maps::ALLOWED, &tables.allowed)] {
             for entry in trie {
@@ -341,5 +354,41 @@ fn cause(error: MapError) -> io::Error {
         MapError::IoError(error) => error,
         MapError::KeyNotFound => io::Error::from_raw_os_error(libc::ENOENT),
         other => io::Error::other(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::print_stdout,
+        reason = "a test may stop at once, and says when it skips"
+    )]
+
+    use super::*;
+    use crate::datapath::{TestBed, object_is_embedded};
+
+    #[test]
+    fn an_entry_hidden_by_the_filter_counts_as_missing_until_it_is_put_again() {
+        if !nix::unistd::geteuid().is_root() || !object_is_embedded() {
+            println!("SKIPPED an_entry_hidden_by_the_filter: needs root and the kernel programs");
+            return;
+        }
+        let mut bed = TestBed::new(1_024).unwrap();
+        for address in ["10.0.0.2", "2001:db8::2"] {
+            let target: Target = address.parse().unwrap();
+            let block = Verdict { action: Action::Block as u8, expires_ns: u64::MAX, ..Verdict::default() };
+            bed.verdicts.put(&target, &block).unwrap();
+            assert_eq!(bed.verdicts.entries().unwrap().len(), 1);
+            let (word, _) = tidegate_common::verdict::filter_bit(match address.parse().unwrap() {
+                IpAddr::V4(v4) => Addr::v4(v4.octets()),
+                IpAddr::V6(v6) => Addr::v6(v6.octets()),
+            });
+            bed.verdicts.filter.spoil(word);
+            assert_eq!(bed.verdicts.entries().unwrap(), []);
+            bed.verdicts.put(&target, &block).unwrap();
+            assert_eq!(bed.verdicts.entries().unwrap().len(), 1);
+            bed.verdicts.remove(&target).unwrap();
+        }
     }
 }

@@ -211,11 +211,13 @@ impl<T: VerdictTable> Enforcer<T> {
     fn check_in_force(&self, target: &Target, wanted: Shape, author: &Author) -> Result<(), Refusal> {
         let Some(live) = self.live.get(target) else { return Ok(()) };
         let by_operator = matches!(live.record.author, Author::Operator(_));
-        let stronger = wanted > Shape { action: live.record.action, level: live.record.level };
+        let shape = Shape { action: live.record.action, level: live.record.level };
+        let stronger = wanted > shape;
         if *author == Author::Automatic && (by_operator || !stronger) {
             return Err(Refusal::InForce {
                 target: *target,
                 action: names::action_name(live.record.action),
+                cuts: shape.cuts(),
                 author: live.record.author.clone(),
             });
         }

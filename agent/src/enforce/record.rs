@@ -195,6 +195,8 @@ pub enum Refusal {
         target: Target,
         /// What is in force.
         action: &'static str,
+        /// Whether that keeps packets from passing.
+        cuts: bool,
         /// Who asked for that.
         author: Author,
     },

@@ -88,6 +88,7 @@ impl Healer {
     fn send(&self, bindings: &[Binding], ports: &[String]) -> io::Result<()> {
         let Some(socket) = &self.socket else { return Ok(()) };
         let links = links()?;
+        let mut failed = Ok(());
         for (address, owner) in bindings {
             for (link, own) in around(&links, *address, ports) {
                 let owner_mac = owner.unwrap_or(link.mac);
@@ -96,11 +97,13 @@ impl Healer {
                     frames.push(question(link.mac, own, *address, *mac));
                 }
                 for frame in frames {
-                    sendto(socket.as_raw_fd(), &frame, &link.address, MsgFlags::empty())?;
+                    // A port that is down must not keep the others' neighbours waiting.
+                    let sent = sendto(socket.as_raw_fd(), &frame, &link.address, MsgFlags::empty());
+                    failed = failed.and(sent.map(drop).map_err(io::Error::from));
                 }
             }
         }
-        Ok(())
+        failed
     }
 }
 
