@@ -5,6 +5,7 @@
 //! be of any size; its flows are kept in memory.
 
 mod episode;
+mod found;
 pub mod metrics;
 mod report;
 mod run;

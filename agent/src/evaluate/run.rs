@@ -15,13 +15,13 @@ use tidegate_common::{
 use super::{
     Plan,
     episode::{Episodes, Verdict, label_of},
+    found::{FlowEvidence, found},
     report::{Frame, Sample, SeedResult, SetResult, gather, ranking},
     split::{Part, Row, Split, split},
 };
 use crate::{
     config::{Config, period::Period},
     judge::Judged,
-    learn::Subject,
     replay::{
         detect::{EndedWindow, Learned, Protected, Watch, WatchError, device_of},
         flowlog::LoggedFlow,
@@ -37,27 +37,6 @@ const DAY_NS: f64 = 86_400e9;
 struct Mark {
     attack: Option<(usize, Option<usize>)>,
     test: bool,
-}
-
-/// Flows of one window as the flow model sees them.
-#[derive(Clone, Copy, Debug)]
-struct FlowEvidence {
-    flows: u64,
-    least_p: f64,
-    most_score: f64,
-}
-
-impl Default for FlowEvidence {
-    fn default() -> Self {
-        Self { flows: 0, least_p: 1.0, most_score: 0.0 }
-    }
-}
-
-impl FlowEvidence {
-    /// As a logarithm; the rarest of many flows is less rare (Bonferroni).
-    fn weight(&self) -> f64 {
-        self.most_score - (self.least_p * self.flows as f64).min(1.0).log10()
-    }
 }
 
 /// What a gateway watched and came to.
@@ -221,7 +200,7 @@ impl Set<'_> {
         let Watched { watch, judged, windows } = watched;
         let window_ns = self.config.learning.window.as_ns();
         let marks = self.marks(watch, window_ns, attacks);
-        let evidence = evidence(watch, judged, window_ns);
+        let evidence = found(watch, judged, window_ns);
         let flows = self.flow_evidence(watch, window_ns, attacks);
         let (mut of_model, mut of_all) = (Vec::new(), Vec::new());
         for ended in windows {
@@ -243,9 +222,9 @@ impl Set<'_> {
             }
             // Independent evidence adds up as logarithms do; the score itself orders what is equally rare.
             let model = ended.opinion.map_or(0.0, |opinion| opinion.score - opinion.p_value.log10());
-            let findings = evidence.get(&name).map_or(0.0, |p_value| -p_value.max(1e-30).log10());
+            let found = evidence.get(&name).copied().unwrap_or_default();
             let flows = flows.get(&name).map_or(0.0, FlowEvidence::weight);
-            of_all.push(sample(model + flows + findings));
+            of_all.push(sample(model + flows + found.weight()));
         }
         (of_model, of_all)
     }
@@ -324,22 +303,6 @@ impl Set<'_> {
         }
         spans.values().map(|(first_ns, last_ns)| (last_ns - first_ns) as f64 / DAY_NS).sum()
     }
-}
-
-/// Strongest finding in each device's window, as its p-value.
-fn evidence(watch: &Watch, judged: &[Judged], window_ns: u64) -> HashMap<(DeviceKey, u64), f64> {
-    let mut strongest: HashMap<(DeviceKey, u64), f64> = HashMap::new();
-    for Judged { decision, .. } in judged {
-        let finding = &decision.finding;
-        let device = match finding.subject {
-            Subject::Device(device) => Some(device),
-            Subject::Remote(_) => finding.victim.and_then(|victim| watch.registry().resolve(victim)),
-        };
-        let Some(device) = device else { continue };
-        let p_value = strongest.entry((device, finding.at_ns / window_ns)).or_insert(1.0);
-        *p_value = p_value.min(finding.p_value);
-    }
-    strongest
 }
 
 fn verdicts(watch: &Watch, judged: &[Judged]) -> Vec<Verdict> {

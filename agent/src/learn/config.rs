@@ -7,6 +7,14 @@ settings! {
     RuleConfig {
         /// Different ports of one host tried within `scan_window_s` that make a vertical scan, when most got no connection.
         vertical_ports: u32 = 15,
+        /// Different ports of one host tried within `silent_scan_window_s`, of which none answered, that make a vertical scan by a device;
+        /// two thirds of them by a host outside.
+        silent_vertical_ports: u32 = 12,
+        /// Window of the rule for ports that stay silent, in seconds.
+        silent_scan_window_s: u32 = 30,
+        /// Different ports or hosts tried within 60 s with TCP flags that no connection begins with (none, FIN, FIN-PSH-URG and the
+        /// like) that make a stealth scan.
+        stealth_probes: u32 = 4,
         /// Different hosts tried on one port within `scan_window_s` without a connection that make a horizontal scan.
         horizontal_hosts: u32 = 20,
         /// The same for ports that worms go for (Telnet, SSH, TR-069, ADB and the like).
@@ -41,6 +49,8 @@ settings! {
         udp_flood_any_size_pps: u32 = 20_000,
         /// ICMP packets a second from one source to one host that make an ICMP flood.
         icmp_flood_pps: u32 = 250,
+        /// Packets a second to a broadcast address or to a group of the link itself in one flow that make a broadcast flood.
+        broadcast_flood_pps: u32 = 400,
         /// Share of flood packets or connections that may be answered before it is no flood, 0–1 (ICMP: not asked).
         flood_answered_share: f64 = 0.2,
         /// Bytes within 10 s of answers to one source, or of answers never asked for, that make an amplification flood.
@@ -63,6 +73,18 @@ settings! {
         login_attempts: u32 = 25,
         /// Short, alike connections to one web or MQTT service within 10 s that make a brute force.
         web_attempts: u32 = 40,
+        /// Calls of one service within `failing_calls_window_s`, nearly none of them answered, that are a sign of a program that looks for
+        /// who gives it orders; calls are only counted where no baseline knows them.
+        failing_calls: u32 = 30,
+        /// Window of that sign, in seconds.
+        failing_calls_window_s: u32 = 600,
+        /// Short calls of one service of like size within `alike_calls_window_s` that are a sign of patient brute force, of a flood of
+        /// requests or of command and control, by what is called.
+        alike_calls: u32 = 25,
+        /// Window of that sign, in seconds.
+        alike_calls_window_s: u32 = 60,
+        /// Calls of one service held open at the same time with next to nothing said that are a sign of slow denial of service.
+        held_calls: u32 = 40,
         /// Packets in both directions up to which a connection is short for the brute-force rule.
         attempt_packets: u64 = 120,
         /// Claims of an address within 60 s, between which its holder used it, that make ARP spoofing.
@@ -99,6 +121,9 @@ settings! {
         exfil_baseline_factor: f64 = 8.0,
         /// How many times more than it received the device must have sent.
         exfil_out_ratio: f64 = 4.0,
+        /// Strangers from outside within an hour that are blocked for a single try of what a device with a baseline never offered;
+        /// the others are only reported.
+        probe_blocks_per_hour: u32 = 150,
         /// How long the same finding about the same subject is not repeated, in seconds.
         repeat_after_s: u32 = 60,
     }

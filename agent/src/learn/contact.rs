@@ -9,6 +9,7 @@ use tidegate_common::{
 };
 
 use super::finding::Subject;
+use crate::identity::Mac;
 
 /// The devices at the ends of a flow, where they are known to be on the protected side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,8 +33,10 @@ impl FlowEnds {
     }
 }
 
+/// The device that sent a direction; a sender with an address that no device can have goes by its IP address alone.
 fn sender(side: &FlowSide) -> Option<DeviceKey> {
-    (side.packets > 0 && side.point.is_ingress()).then(|| DeviceKey::new(side.src_mac, side.point.ifindex()))
+    let is_device = side.packets > 0 && side.point.is_ingress() && Mac(side.src_mac).is_device();
+    is_device.then(|| DeviceKey::new(side.src_mac, side.point.ifindex()))
 }
 
 /// A flow with its ends named.

@@ -2,7 +2,8 @@
 //! like a place that data is carried off to.
 //!
 //! Regular contact is only looked for with hosts outside; name, time and discovery services are regular by nature. A gap
-//! that the baseline already knows on the same port is a service that moved, not a beacon.
+//! that the baseline already knows on the same port is a service that moved, not a beacon. Who cannot reach its host tries in
+//! bursts: then the bursts have the beat, not the tries.
 
 use std::{collections::VecDeque, net::IpAddr, num::NonZeroUsize};
 
@@ -19,8 +20,13 @@ use super::{
 
 const MAX_DESTINATIONS: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 const MAX_STARTS: usize = 16;
-/// Connections begun within this time are one contact.
-const SAME_CONTACT_NS: u64 = 250 * MILLI_NS;
+/// Connections begun within these times of each other are one contact: a client's parallel ones, and those of one that tries
+/// again and again for a while.
+const BURSTS_NS: [u64; 3] = [250 * MILLI_NS, 10 * SECOND_NS, 60 * SECOND_NS];
+/// How many times longer than a burst the gap between two must be.
+const BURSTS_APART: u64 = 3;
+/// Hosts in a baseline from which on its device turns to ever new addresses of web services, as those in clouds have.
+const MANY_HOSTS: usize = 16;
 /// Bytes are added up over this long.
 const VOLUME_NS: u64 = 3_600 * SECOND_NS;
 /// How far two gaps may differ to be the same habit.
@@ -37,7 +43,9 @@ pub struct Habit {
 
 #[derive(Debug, Default)]
 struct Destination {
-    starts: VecDeque<u64>,
+    /// Beginnings of contacts by grouping.
+    starts: [VecDeque<u64>; BURSTS_NS.len()],
+    last_ns: u64,
     volume_ns: u64,
     bytes_out: u64,
     bytes_in: u64,
@@ -46,6 +54,14 @@ struct Destination {
 /// Contacts of all devices by destination and port; bytes by destination under port 0.
 pub(super) struct Destinations {
     by_port: LruCache<(DeviceKey, IpAddr, u16), Destination>,
+}
+
+/// What a device's baseline says of its contacts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Past<'a> {
+    pub(super) habits: &'a [Habit],
+    /// Hosts that it talked to.
+    pub(super) hosts: usize,
 }
 
 /// Mean and relative deviation of gaps.
@@ -74,12 +90,20 @@ impl Destinations {
         }
         let entry =
             self.by_port.get_or_insert_mut((device, contact.victim, contact.port), Destination::default);
-        if entry.starts.back().is_none_or(|last| contact.now_ns.saturating_sub(*last) > SAME_CONTACT_NS) {
-            if entry.starts.len() == MAX_STARTS {
-                entry.starts.pop_front();
+        let pause_ns = contact.now_ns.saturating_sub(entry.last_ns);
+        for (starts, burst_ns) in entry.starts.iter_mut().zip(BURSTS_NS) {
+            // Between bursts there is silence; tries at all sorts of distances are none.
+            if burst_ns > BURSTS_NS[0] && (burst_ns..burst_ns * BURSTS_APART).contains(&pause_ns) {
+                starts.clear();
             }
-            entry.starts.push_back(contact.now_ns);
+            if starts.is_empty() || pause_ns > burst_ns {
+                if starts.len() == MAX_STARTS {
+                    starts.pop_front();
+                }
+                starts.push_back(contact.now_ns);
+            }
         }
+        entry.last_ns = contact.now_ns;
     }
 
     /// Whether the flow just begun makes the contacts with its destination a beacon.
@@ -88,24 +112,22 @@ impl Destinations {
         config: &RuleConfig,
         device: DeviceKey,
         contact: &Contact<'_>,
-        habits: &[Habit],
+        past: Past<'_>,
     ) -> Option<Finding> {
         if is_regular_by_nature(contact) {
             return None;
         }
-        let starts = &self.by_port.peek(&(device, contact.victim, contact.port))?.starts;
+        let entry = self.by_port.peek(&(device, contact.victim, contact.port))?;
         let enough = (config.beacon_contacts as usize).clamp(3, MAX_STARTS);
-        let first_ns = starts.len().checked_sub(enough).and_then(|first| starts.get(first).copied())?;
-        let rhythm = rhythm(starts.iter().copied().skip(starts.len() - enough))?;
-        beacon(config, contact, habits, rhythm, enough as u64, first_ns)
+        entry.starts.iter().find_map(|starts| {
+            let first_ns = starts.len().checked_sub(enough).and_then(|first| starts.get(first).copied())?;
+            let rhythm = rhythm(starts.iter().copied().skip(starts.len() - enough))?;
+            beacon(config, contact, past, rhythm, enough as u64, first_ns)
+        })
     }
 
     /// Whether the packets of one UDP flow come as regularly as a beacon's.
-    pub(super) fn udp_beacon(
-        config: &RuleConfig,
-        contact: &Contact<'_>,
-        habits: &[Habit],
-    ) -> Option<Finding> {
+    pub(super) fn udp_beacon(config: &RuleConfig, contact: &Contact<'_>, past: Past<'_>) -> Option<Finding> {
         let out = &contact.record.out;
         if contact.protocol != proto::UDP
             || is_regular_by_nature(contact)
@@ -119,7 +141,7 @@ impl Destinations {
         let variance = (out.iat_sum_sq as f64 / gaps - mean_ticks * mean_ticks).max(0.0);
         let rhythm =
             Rhythm { gap_ns: out.iat_mean_ns() as f64, jitter: variance.sqrt() / mean_ticks.max(1.0) };
-        beacon(config, contact, habits, rhythm, out.packets, out.first_ns)
+        beacon(config, contact, past, rhythm, out.packets, out.first_ns)
     }
 
     /// Adds what a flow carried since it was last looked at; the destination's volume out and in within the hour.
@@ -144,14 +166,16 @@ impl Destinations {
     pub(super) fn habits(&self, device: DeviceKey) -> Vec<Habit> {
         let mut habits: Vec<Habit> = Vec::new();
         for ((owner, _, port), entry) in &self.by_port {
-            if *owner != device || entry.starts.len() < 4 {
+            if *owner != device {
                 continue;
             }
-            let regular = rhythm(entry.starts.iter().copied()).filter(|rhythm| rhythm.jitter < 0.5);
-            if let Some(rhythm) = regular
-                && habits.len() < 64
-            {
-                habits.push(Habit { port: *port, gap_ms: (rhythm.gap_ns / MILLI_NS as f64) as u64 });
+            for starts in entry.starts.iter().filter(|starts| starts.len() >= 4) {
+                let regular = rhythm(starts.iter().copied()).filter(|rhythm| rhythm.jitter < 0.5);
+                if let Some(rhythm) = regular
+                    && habits.len() < 64
+                {
+                    habits.push(Habit { port: *port, gap_ms: (rhythm.gap_ns / MILLI_NS as f64) as u64 });
+                }
             }
         }
         habits
@@ -161,7 +185,7 @@ impl Destinations {
 fn beacon(
     config: &RuleConfig,
     contact: &Contact<'_>,
-    habits: &[Habit],
+    past: Past<'_>,
     rhythm: Rhythm,
     contacts: u64,
     first_ns: u64,
@@ -169,7 +193,7 @@ fn beacon(
     let shortest_ns = f64::from(config.beacon_min_gap_ms) * MILLI_NS as f64;
     let longest_ns = f64::from(config.beacon_max_gap_s) * SECOND_NS as f64;
     let gap_ms = rhythm.gap_ns / MILLI_NS as f64;
-    let is_habit = habits.iter().any(|habit| {
+    let is_habit = past.habits.iter().any(|habit| {
         habit.port == contact.port && (habit.gap_ms as f64 - gap_ms).abs() <= HABIT_TOLERANCE * gap_ms
     });
     if is_habit
@@ -185,7 +209,9 @@ fn beacon(
         gap_ms / 1_000.0,
         rhythm.jitter * 100.0
     );
-    Some(finding(contact, Technique::COMMAND_AND_CONTROL, "beacon", 0.85, first_ns, detail))
+    let is_web = contact.protocol == proto::TCP && matches!(contact.port, 80 | 443);
+    let score = if is_web && past.hosts >= MANY_HOSTS { 0.55 } else { 0.85 };
+    Some(finding(contact, Technique::COMMAND_AND_CONTROL, "beacon", score, first_ns, detail))
 }
 
 /// Whether a volume sent to a destination that the baseline does not know is out of all proportion.

@@ -18,7 +18,7 @@ use super::{
     grid::Rows,
     model::ModelKind,
     standard::Standard,
-    window::{WINDOW_FEATURES, read},
+    window::{Doer, WINDOW_FEATURES, done_by, read},
 };
 
 /// Trees of a window model.
@@ -143,9 +143,13 @@ impl Detector {
         }
     }
 
-    /// Whether any feature is above its normal range: a device that does less than usual harms nobody.
-    pub(super) fn is_excessive(&self, vector: &FeatureVector) -> bool {
-        vector.iter().zip(&self.ranges).any(|(value, (_, high))| value > high)
+    /// Whether a window's device itself does more than it normally does: one that does less harms nobody, and what others
+    /// do to it, answers included, is no evidence against it.
+    pub(super) fn is_excessive(&self, window: &FeatureVector) -> bool {
+        let above: Vec<Doer> =
+            (0..FEATURES).filter(|index| window[*index] > self.ranges[*index].1).map(done_by).collect();
+        let is_called = above.contains(&Doer::Callers);
+        above.iter().any(|doer| *doer == Doer::Device || *doer == Doer::DeviceOrAnswer && !is_called)
     }
 
     /// The features that made a vector anomalous, the most important first.

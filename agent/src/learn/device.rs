@@ -11,7 +11,7 @@ use tidegate_common::{
 use super::{
     baseline::Baseline,
     config::LearnConfig,
-    destinations::Habit,
+    destinations::{Habit, Past},
     forest::GrowthError,
     model::ModelKind,
     naming::Domains,
@@ -59,8 +59,6 @@ pub(super) struct Device {
     open: Option<DeviceWindow>,
     /// The window in which the device was last released: it and those before it count no more.
     spent: Option<u64>,
-    /// The models gave way to those of devices heard more recently.
-    pub(super) unloaded: bool,
     pub(super) recent_flows: Recent,
     pub(super) recent_windows: Recent,
     /// What `rollback` returns to.
@@ -86,13 +84,17 @@ impl Device {
             baseline: None,
             open: None,
             spent: None,
-            unloaded: false,
             recent_flows: Recent::default(),
             recent_windows: Recent::default(),
             previous: None,
             vetting: Vetting::default(),
             renewal: Renewal::new(config.seed),
         }
+    }
+
+    /// What the baseline says of its contacts.
+    pub(super) fn past(&self) -> Past<'_> {
+        Past { habits: &self.habits, hosts: self.known.len() }
     }
 
     pub(super) fn flow_count(&self) -> usize {

@@ -21,14 +21,16 @@ use super::{
     destinations::{Destinations, exfiltration},
     device::{Device, Phase},
     evidence,
-    finding::{Finding, Nature, Subject},
+    finding::{Finding, Subject},
     fleet,
     forest::GrowthError,
+    inbound::Inbound,
+    keeping::admit,
     model::ModelKind,
     naming, peers,
-    rules::{self, ArpClaim, Progress, Rules, SECOND_NS, Since, is_attempt, is_host},
+    reporting::{Report, Signs},
+    rules::{self, ArpClaim, Progress, Rules, Since, Standing, is_attempt, is_host},
     services::{Service, services},
-    technique::Technique,
     window::window_features,
 };
 use crate::identity::{DhcpServer, RivalRouter};
@@ -37,8 +39,8 @@ const MAX_FLOWS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 const MAX_REPORTS: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 /// New services that wait to be looked at.
 const MAX_FRESH: usize = 256;
-/// How long after a rule the model is silent about the same device.
-const RULE_EXPLAINS_NS: u64 = 120 * SECOND_NS;
+/// Packets from which on a flow to everybody is followed.
+const LOUD: u64 = 64;
 
 /// The detector.
 pub struct Learner {
@@ -48,7 +50,9 @@ pub struct Learner {
     pub(super) devices: LruCache<DeviceKey, Device>,
     flows: LruCache<FlowKey, (Progress, bool)>,
     pub(super) destinations: Destinations,
-    pub(super) reported: LruCache<(Subject, &'static str, Option<&'static str>), u64>,
+    pub(super) inbound: Inbound,
+    pub(super) reported: LruCache<Report, u64>,
+    pub(super) signs: Signs,
     /// When subjects were last let go: what they began before is no evidence.
     pub(super) released: LruCache<Subject, u64>,
     own: HashSet<IpAddr>,
@@ -66,7 +70,9 @@ impl Learner {
             devices: LruCache::new(devices),
             flows: LruCache::new(MAX_FLOWS),
             destinations: Destinations::new(),
+            inbound: Inbound::new(),
             reported: LruCache::new(MAX_REPORTS),
+            signs: Signs::new(),
             released: LruCache::new(MAX_REPORTS),
             own: HashSet::new(),
             renewed: Vec::new(),
@@ -122,8 +128,8 @@ impl Learner {
     /// A device's window as it stands now, merged over the CPUs. Call it for both windows of the record, the older epoch
     /// first, every second or so: a window is learned and judged when a newer one is seen.
     pub fn observe_window(&mut self, device: DeviceKey, window: &DeviceWindow, now_ns: u64) -> Vec<Finding> {
-        let state = self.devices.get_or_insert_mut(device, || Device::new(&self.config, now_ns));
         let mut found = Vec::new();
+        let Some(state) = admit(&mut self.devices, &self.config, device, now_ns) else { return found };
         if !state.is_spent(window.epoch) {
             found.extend(self.rules.window(device, window, now_ns));
         }
@@ -159,6 +165,7 @@ impl Learner {
     pub fn tick(&mut self, now_ns: u64) -> Vec<Finding> {
         let mut found = Vec::new();
         self.rules.tick(now_ns, &mut found);
+        self.inbound.tick(self.rules.config(), now_ns, &mut found);
         self.train_one(now_ns);
         self.follow(now_ns, &mut found);
         self.report(found, now_ns)
@@ -170,21 +177,23 @@ impl Learner {
         if !is_host(contact.victim) || self.own.contains(&contact.source) || !is_new {
             return;
         }
-        self.rules.started(contact, found);
-        let Some(device) = contact.ends.initiator else { return };
-        let state = self.devices.get_or_insert_mut(device, || Device::new(&self.config, contact.now_ns));
+        let standing = self.standing(contact);
+        self.rules.started(contact, standing, found);
+        let Some(device) = contact.ends.initiator else { return self.knocked(contact) };
+        let Some(state) = admit(&mut self.devices, &self.config, device, contact.now_ns) else { return };
         if contact.ends.responder.is_some()
             || self.own.contains(&contact.victim)
             || !is_attempt(contact.protocol, contact.record)
         {
             return;
         }
+        self.inbound.outward(device, contact);
         self.destinations.started(device, contact);
         match state.phase {
             Phase::Learning => _ = state.known.put(contact.victim, ()),
             Phase::Ready if state.known.get(&contact.victim).is_none() => {
                 found.extend(naming::moved(state, contact).or_else(|| {
-                    self.destinations.beacon(self.rules.config(), device, contact, &state.habits)
+                    self.destinations.beacon(self.rules.config(), device, contact, state.past())
                 }));
             }
             Phase::Ready => {}
@@ -193,23 +202,35 @@ impl Learner {
 
     fn continued(&mut self, key: &FlowKey, contact: &Contact<'_>, ended: bool, found: &mut Vec<Finding>) {
         for (device, service) in services(contact, &self.own) {
-            let state = self.devices.get_or_insert_mut(device, || Device::new(&self.config, contact.now_ns));
+            let Some(state) = admit(&mut self.devices, &self.config, device, contact.now_ns) else {
+                continue;
+            };
             let is_new = state.services.met(service, state.phase, contact.now_ns);
             if is_new && self.fresh_services.len() < MAX_FRESH {
                 self.fresh_services.push((device, service));
             }
         }
-        if !is_host(contact.victim) || self.own.contains(&contact.source) {
+        if self.own.contains(&contact.source) {
             return;
         }
         let (before, ended_before) = self.flows.get(key).copied().unwrap_or_default();
         let ends_now = ended && !ended_before;
         let since = self.since_release(&contact.subject, contact.record, &before);
-        self.rules.continued(contact, &before, ends_now, since, found);
+        if !is_host(contact.victim) {
+            if since != Since::Nothing && contact.record.out.packets >= LOUD {
+                self.rules.to_everybody(contact, &before, found);
+                self.flows.put(*key, (Progress::of(contact), ended || ended_before));
+            }
+            return;
+        }
+        let standing = self.standing(contact);
+        self.rules.continued(contact, &before, ends_now, (since, standing), found);
         self.carried(contact, &before, found);
         self.flows.put(*key, (Progress::of(contact), ended || ended_before));
-        let Some(device) = contact.ends.initiator else { return };
-        let state = self.devices.get_or_insert_mut(device, || Device::new(&self.config, contact.now_ns));
+        let Some(device) = contact.ends.initiator else {
+            return self.inbound.continued(self.rules.config(), contact, ended, found);
+        };
+        let Some(state) = admit(&mut self.devices, &self.config, device, contact.now_ns) else { return };
         state.last_ns = contact.now_ns;
         found.extend(peers::met(&mut self.rules, state, &self.own, contact, &before));
         // A flow that ended was judged then; what the sweep finds of it later is the same flow.
@@ -222,6 +243,32 @@ impl Learner {
         }
         let finding = evidence::flow(&self.config, &self.fleet, device, state, &vector, contact.now_ns);
         found.extend(finding.map(|finding| self.explained(finding, device, ModelKind::Flow, &vector)));
+    }
+
+    /// Somebody outside turns to a device with a baseline.
+    fn knocked(&mut self, contact: &Contact<'_>) {
+        let state = contact.ends.responder.and_then(|device| Some((device, self.devices.peek(&device)?)));
+        if let Some((device, state)) = state
+            && state.phase == Phase::Ready
+            && self.inbound.is_uninvited(device, contact, &state.services)
+        {
+            self.inbound.knock(contact);
+        }
+    }
+
+    /// What is known of the two ends of a flow.
+    fn standing(&self, contact: &Contact<'_>) -> Standing {
+        match contact.subject {
+            Subject::Remote(source) if self.inbound.has_met(&source) => Standing::Known,
+            Subject::Remote(_) => Standing::New,
+            Subject::Device(device) => match self.devices.peek(&device) {
+                Some(state) if state.phase == Phase::Ready && state.known.contains(&contact.victim) => {
+                    Standing::Known
+                }
+                Some(state) if state.phase == Phase::Ready => Standing::New,
+                _ => Standing::Unlearned,
+            },
+        }
     }
 
     /// The kernel cut a flow of a device by the device's own model.
@@ -246,16 +293,6 @@ impl Learner {
             evidence::explain(&mut finding, kind, vector, own.unwrap_or(&self.fleet));
         }
         finding
-    }
-
-    /// Whether a finding is neither reported already nor explained by what a rule said.
-    fn is_news(&self, finding: &Finding, now_ns: u64) -> bool {
-        let repeat_ns = u64::from(self.rules.config().repeat_after_s) * SECOND_NS;
-        let within = |key: &(Subject, &'static str, Option<&'static str>), span_ns: u64| {
-            self.reported.peek(key).is_some_and(|at| now_ns.saturating_sub(*at) < span_ns)
-        };
-        let explained = finding.rule.is_none() && within(&(finding.subject, "", None), RULE_EXPLAINS_NS);
-        !explained && !within(&(finding.subject, finding.technique.id, finding.rule), repeat_ns)
     }
 
     /// Bytes between a device and a host outside, whoever began.
@@ -286,7 +323,7 @@ impl Learner {
         if self.own.contains(&outside) || sent + received == 0 || since == Since::Nothing {
             return;
         }
-        let state = self.devices.get_or_insert_mut(device, || Device::new(&self.config, contact.now_ns));
+        let Some(state) = admit(&mut self.devices, &self.config, device, contact.now_ns) else { return };
         let volume = self.destinations.carried(device, outside, sent, received, contact.now_ns);
         if state.phase == Phase::Learning {
             state.known.put(outside, ());
@@ -295,45 +332,9 @@ impl Learner {
             let config = self.rules.config();
             found.extend(exfiltration(config, contact, device, outside, volume, state.largest_upload));
             if contact.ends.initiator.is_some() {
-                found.extend(Destinations::udp_beacon(config, contact, &state.habits));
+                found.extend(Destinations::udp_beacon(config, contact, state.past()));
             }
         }
-    }
-
-    /// Drops what was reported already, and what a rule explains; lets a learning device start over.
-    pub(super) fn report(&mut self, mut found: Vec<Finding>, now_ns: u64) -> Vec<Finding> {
-        if found.is_empty() {
-            return found;
-        }
-        for finding in &found {
-            if let Subject::Device(device) = finding.subject
-                && finding.technique != Technique::CHANGE
-                && let Some(state) = self.devices.peek_mut(&device)
-            {
-                state.vetting.spoil(now_ns);
-                state.services.spoil();
-            }
-        }
-        found.retain(|finding| {
-            let news = self.is_news(finding, now_ns);
-            if news {
-                self.reported.put((finding.subject, finding.technique.id, finding.rule), now_ns);
-                if finding.rule.is_some() && finding.nature() == Nature::Threat {
-                    self.reported.put((finding.subject, "", None), now_ns);
-                }
-            }
-            news
-        });
-        for finding in &found {
-            if let (Subject::Device(device), Some(_)) = (finding.subject, finding.rule)
-                && finding.nature() == Nature::Threat
-                && let Some(state) = self.devices.peek_mut(&device)
-                && state.phase == Phase::Learning
-            {
-                state.start_over(&self.config, now_ns);
-            }
-        }
-        found
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     identity::Mac,
     learn::{
-        BaselineState, LearnError, Technique,
+        BaselineState, LearnError, Nature, Technique,
         testing::{End, MS, S, Script, Sim, device, inside, outside},
     },
 };

@@ -26,7 +26,9 @@ impl Learner {
             is_meant
         };
         forget(&mut self.reported, |(subject, technique, _)| about(subject) && !technique.is_empty());
+        self.signs.forget(&about);
         self.destinations.forget(&about);
+        self.inbound.forget(&about);
         for (device, state) in &mut self.devices {
             if about(&Subject::Device(*device)) {
                 state.drop_evidence();

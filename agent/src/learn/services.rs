@@ -119,6 +119,16 @@ impl Services {
         }
     }
 
+    /// Whether hosts outside are let in there.
+    pub(super) fn are_offered_outside(&self, protocol: u8, port: u16) -> bool {
+        let is_it = |service: &Service| {
+            !service.by_device
+                && service.whom == Whom::Remote
+                && (service.protocol, service.port) == (protocol, port)
+        };
+        self.known.iter().any(|(service, ())| is_it(service))
+    }
+
     /// Something was found about the device.
     pub(super) fn spoil(&mut self) {
         self.waiting.clear();

@@ -95,7 +95,8 @@ impl BaselineState {
         let samples = [&self.flows, &self.windows, &self.adopted_flows, &self.adopted_windows].map(Vec::len);
         if samples
             .into_iter()
-            .chain([self.known.len(), self.services.len(), self.habits.len(), self.domains.len()])
+            .chain([self.known.len(), self.services.len(), self.habits.len()])
+            .chain([self.domains.len()])
             .any(|n| n > MAX_ENTRIES)
         {
             return Err(StateError::TooLarge(device));

@@ -29,6 +29,29 @@ pub const WINDOW_FEATURES: [Feature; FEATURES] = [
     count("unparsed", "packets"),
 ];
 
+/// Whose doing a large value of a window feature is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doer {
+    /// The device's.
+    Device,
+    /// The device's, unless others call it more than usual: then it may be their answers.
+    DeviceOrAnswer,
+    /// That of others who begin conversations with it.
+    Callers,
+    /// That of those it talks to.
+    Others,
+}
+
+/// Whose doing a large value of the window feature with this index is.
+pub(super) fn done_by(index: usize) -> Doer {
+    match WINDOW_FEATURES[index].name {
+        "flows_in" => Doer::Callers,
+        "packets_in" | "bytes_in" | "resets_in" => Doer::Others,
+        "resets_out" | "packets_out" | "bytes_out" | "unparsed" => Doer::DeviceOrAnswer,
+        _ => Doer::Device,
+    }
+}
+
 /// The window as numbers.
 pub fn window_features(window: &DeviceWindow) -> FeatureVector {
     let log = |value: u32| log2_q8(u64::from(value));

@@ -1,7 +1,8 @@
 //! Floods: more new flows, or more packets in one flow, than anything honest sends without being answered.
 //!
 //! Rates are judged over half seconds that have ended, so that answers have had time to arrive, except when a half second
-//! holds several times the limit. Packet rates inside a flow come from the difference between two reports of it.
+//! holds several times the limit; a flood that is over by then is judged by the next tick. Packet rates inside a flow come
+//! from the difference between two reports of it.
 
 use std::{net::IpAddr, num::NonZeroUsize};
 
@@ -24,7 +25,13 @@ const MANY_SOURCES: u32 = 48;
 const SMALL_PACKET: u64 = 200;
 /// Packets between two reports from which a rate can be told.
 const MIN_PACKETS: u64 = 50;
+/// The same for packets to everybody.
+const MIN_TO_EVERYBODY: u64 = 400;
 const FORGET_NS: u64 = 60 * SECOND_NS;
+/// A pair that begun nothing for so long needs no judging.
+const RECENT_NS: u64 = 2 * SECOND_NS;
+/// Confidence of the flood rules.
+const SURE: f64 = 0.95;
 
 /// New flows by half second: the running one and the one before.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,9 +88,12 @@ impl Rate {
     }
 }
 
+/// Source, victim, protocol and, for TCP, port.
+type Pair = (Subject, IpAddr, u8, u16);
+
 pub(super) struct Floods {
-    /// New flows by source, victim, protocol and, for TCP, port.
-    pairs: LruCache<(Subject, IpAddr, u8, u16), Rate>,
+    /// New flows.
+    pairs: LruCache<Pair, Rate>,
     /// New flows from outside by victim and protocol.
     victims: LruCache<(IpAddr, u8), Rate>,
 }
@@ -97,24 +107,33 @@ impl Floods {
         forget(&mut self.pairs, |(subject, ..)| about(subject));
     }
 
+    /// Packets to everybody in the network, faster than any announcement comes.
+    pub(super) fn to_everybody(
+        config: &RuleConfig,
+        contact: &Contact<'_>,
+        before: &Progress,
+        found: &mut Vec<Finding>,
+    ) {
+        let packets = contact.record.out.packets.saturating_sub(before.packets_out);
+        let from_ns = if before.at_ns == 0 { contact.record.first_ns() } else { before.at_ns };
+        let took_ns = contact.record.last_ns().saturating_sub(from_ns).max(1);
+        let rate = u128::from(packets) * u128::from(SECOND_NS) / u128::from(took_ns);
+        if packets < MIN_TO_EVERYBODY || rate < u128::from(config.broadcast_flood_pps) {
+            return;
+        }
+        let detail = format!(
+            "{packets} {} packets to {}, which is everybody, at about {rate} a second",
+            name(contact.protocol),
+            place(contact.port, contact.victim)
+        );
+        found.push(finding(contact, Technique::NETWORK_FLOOD, "broadcast_flood", 0.9, from_ns, detail));
+    }
+
     pub(super) fn started(&mut self, config: &RuleConfig, contact: &Contact<'_>, found: &mut Vec<Finding>) {
         let now_ns = contact.now_ns;
         let pair = self.pairs.get_or_insert_mut(pair_key(contact), Rate::default);
         pair.begin(now_ns, contact.source);
-        let chatty = if is_chatty(contact.protocol, contact.port) { CHATTY_FACTOR } else { 1 };
-        let limit = match contact.protocol {
-            proto::TCP => config.syn_flood_per_s,
-            _ => config.udp_flood_flows_per_s.saturating_mul(chatty),
-        };
-        if let Some(rate) = pair.unanswered_above(limit, config.flood_answered_share) {
-            let (technique, rule, what) = kind(contact.protocol);
-            let detail = format!(
-                "about {rate} {what} a second to {}, {} of them completed",
-                place(contact),
-                pair.previous.completed + pair.current.completed
-            );
-            found.push(finding(contact, technique, rule, 0.95, pair.first_ns, detail));
-        }
+        found.extend(of_pair(config, pair_key(contact), contact.port, pair, now_ns));
         if let Subject::Remote(_) = contact.subject {
             let victim = self.victims.get_or_insert_mut((contact.victim, contact.protocol), Rate::default);
             victim.begin(now_ns, contact.source);
@@ -144,14 +163,20 @@ impl Floods {
         let answers = inward.packets.saturating_sub(before.packets_in);
         let from_ns = if before.at_ns == 0 { contact.record.first_ns() } else { before.at_ns };
         let took_ns = contact.record.last_ns().saturating_sub(from_ns).max(1);
-        if packets < MIN_PACKETS {
-            return;
-        }
         let rate = u128::from(packets) * u128::from(SECOND_NS) / u128::from(took_ns);
         let above = |limit: u32| rate >= u128::from(limit);
         let unanswered = answers as f64 <= config.flood_answered_share * packets as f64;
-        let small = out.bytes.saturating_sub(before.bytes_out) / packets < SMALL_PACKET;
+        let small = out.bytes.saturating_sub(before.bytes_out) / packets.max(1) < SMALL_PACKET;
         let syns = u64::from(out.flag_counts()[1]);
+        if matches!(contact.protocol, proto::ICMP | proto::ICMPV6)
+            && answers >= MIN_PACKETS
+            && answers > packets
+        {
+            found.extend(answering(config, contact, answers, from_ns, took_ns));
+        }
+        if packets < MIN_PACKETS {
+            return;
+        }
         let is_flood = match contact.protocol {
             proto::ICMP | proto::ICMPV6 => above(config.icmp_flood_pps),
             // SYN after SYN within one flow: the flags are counted over its first 65,535 packets.
@@ -165,14 +190,26 @@ impl Floods {
             let detail = format!(
                 "{packets} {} packets to {} in one flow at about {rate} a second, {answers} packets back",
                 name(contact.protocol),
-                place(contact)
+                place(contact.port, contact.victim)
             );
-            found.push(finding(contact, technique, rule, 0.95, from_ns, detail));
+            found.push(finding(contact, technique, rule, SURE, from_ns, detail));
         }
     }
 
-    /// Forgets what is over.
-    pub(super) fn expire(&mut self, now_ns: u64) {
+    /// Judges what was the last of a flood; forgets what is over.
+    pub(super) fn tick(&mut self, config: &RuleConfig, now_ns: u64, found: &mut Vec<Finding>) {
+        for (pair, rate) in &self.pairs {
+            // The most recently touched stand first.
+            if now_ns.saturating_sub(rate.slot * SLOT_NS) > RECENT_NS {
+                break;
+            }
+            // What began less than half a second ago may still be answered.
+            if rate.slot + 1 < now_ns / SLOT_NS {
+                let mut ended = *rate;
+                (ended.previous, ended.current) = (rate.current, Slot::default());
+                found.extend(of_pair(config, *pair, pair.3, &ended, now_ns));
+            }
+        }
         while self.pairs.peek_lru().is_some_and(|(_, rate)| rate.is_old(now_ns)) {
             self.pairs.pop_lru();
         }
@@ -198,7 +235,55 @@ fn distributed(config: &RuleConfig, contact: &Contact<'_>, victim: &Rate) -> Opt
     })
 }
 
-const fn pair_key(contact: &Contact<'_>) -> (Subject, IpAddr, u8, u16) {
+/// A flood of ICMP by the end that was heard second, as neighbour discovery begins in either direction.
+fn answering(
+    config: &RuleConfig,
+    contact: &Contact<'_>,
+    packets: u64,
+    from_ns: u64,
+    took_ns: u64,
+) -> Option<Finding> {
+    let rate = u128::from(packets) * u128::from(SECOND_NS) / u128::from(took_ns);
+    if rate < u128::from(config.icmp_flood_pps) {
+        return None;
+    }
+    let detail = format!(
+        "{packets} ICMP packets to {} in one flow at about {rate} a second, which asked for few of them",
+        contact.source
+    );
+    let found = finding(contact, Technique::NETWORK_FLOOD, "icmp_flood", SURE, from_ns, detail);
+    let subject = contact.ends.responder.map_or(Subject::Remote(contact.victim), Subject::Device);
+    Some(Finding { subject, victim: Some(contact.source), ..found })
+}
+
+fn of_pair(config: &RuleConfig, pair: Pair, port: u16, rate: &Rate, now_ns: u64) -> Option<Finding> {
+    let (subject, victim, protocol, _) = pair;
+    let limit = match protocol {
+        proto::TCP => config.syn_flood_per_s,
+        _ if is_chatty(protocol, port) => config.udp_flood_flows_per_s.saturating_mul(CHATTY_FACTOR),
+        _ => config.udp_flood_flows_per_s,
+    };
+    let per_second = rate.unanswered_above(limit, config.flood_answered_share)?;
+    let (technique, rule, what) = kind(protocol);
+    Some(Finding {
+        subject,
+        victim: Some(victim),
+        technique,
+        rule: Some(rule),
+        score: SURE,
+        p_value: (1.0_f64 - SURE).powi(4),
+        first_ns: rate.first_ns,
+        at_ns: now_ns,
+        detail: format!(
+            "about {per_second} {what} a second to {}, {} of them completed",
+            place(port, victim),
+            rate.previous.completed + rate.current.completed
+        ),
+        notes: Vec::new(),
+    })
+}
+
+const fn pair_key(contact: &Contact<'_>) -> Pair {
     let port = if contact.protocol == proto::TCP || is_chatty(contact.protocol, contact.port) {
         contact.port
     } else {
@@ -225,11 +310,8 @@ const fn name(protocol: u8) -> &'static str {
     }
 }
 
-fn place(contact: &Contact<'_>) -> String {
-    match (contact.port, contact.victim) {
-        (0, victim) => victim.to_string(),
-        (port, victim) => std::net::SocketAddr::new(victim, port).to_string(),
-    }
+fn place(port: u16, victim: IpAddr) -> String {
+    if port == 0 { victim.to_string() } else { std::net::SocketAddr::new(victim, port).to_string() }
 }
 
 fn mix(source: IpAddr) -> u32 {

@@ -8,10 +8,12 @@ mod arp;
 mod brute;
 mod dns;
 mod flood;
+mod insist;
 mod lateral;
 mod scan;
 mod slow;
 mod spoof;
+mod stealth;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -23,6 +25,7 @@ use std::{hash::Hash, net::IpAddr};
 pub use arp::ArpClaim;
 pub(super) use arp::{dhcp_spoof, router_spoof};
 pub(super) use dns::DnsContext;
+pub(super) use insist::Standing;
 use lru::LruCache;
 use tidegate_common::{
     device::{DeviceKey, DeviceWindow},
@@ -44,6 +47,8 @@ pub(super) struct Rules {
     amplification: amplify::Amplification,
     spoofing: spoof::Spoofing,
     lateral: lateral::LateralMovement,
+    stealth: stealth::StealthScans,
+    insistence: insist::Insistence,
     floods: flood::Floods,
     brute: brute::BruteForce,
     arp: arp::ArpSpoofing,
@@ -140,6 +145,8 @@ impl Rules {
             amplification: amplify::Amplification::new(),
             spoofing: spoof::Spoofing::new(),
             lateral: lateral::LateralMovement::new(),
+            stealth: stealth::StealthScans::new(),
+            insistence: insist::Insistence::new(),
             floods: flood::Floods::new(),
             brute: brute::BruteForce::new(),
             arp: arp::ArpSpoofing::new(),
@@ -157,11 +164,13 @@ impl Rules {
     }
 
     /// A flow's first packet.
-    pub(super) fn started(&mut self, contact: &Contact<'_>, found: &mut Vec<Finding>) {
+    pub(super) fn started(&mut self, contact: &Contact<'_>, standing: Standing, found: &mut Vec<Finding>) {
         if is_attempt(contact.protocol, contact.record) {
+            self.insistence.started(&self.config, contact, standing, found);
             self.scans.attempt(&self.config, contact, found);
             self.slow_scans.attempt(&self.config, contact, found);
         }
+        self.stealth.started(&self.config, contact, found);
         if contact.record.out.packets > 0 {
             self.floods.started(&self.config, contact, found);
             self.spoofing.started(&self.config, contact, found);
@@ -176,7 +185,7 @@ impl Rules {
         contact: &Contact<'_>,
         before: &Progress,
         ended: bool,
-        since: Since,
+        (since, standing): (Since, Standing),
         found: &mut Vec<Finding>,
     ) {
         if since == Since::Nothing {
@@ -197,8 +206,16 @@ impl Rules {
             self.floods.completed(contact);
         }
         brute::dialogue(&self.config, contact, before, found);
+        self.insistence.continued(&self.config, contact, ended, standing, found);
         if ended && outcome == Outcome::Answered {
             self.brute.ended(&self.config, contact, found);
+        }
+    }
+
+    /// A flow to an address that is not one host's.
+    pub(super) fn to_everybody(&self, contact: &Contact<'_>, before: &Progress, found: &mut Vec<Finding>) {
+        if is_link_wide(contact.victim) {
+            flood::Floods::to_everybody(&self.config, contact, before, found);
         }
     }
 
@@ -234,6 +251,8 @@ impl Rules {
         self.amplification.forget(&about);
         self.spoofing.forget(&about);
         self.lateral.forget(&about);
+        self.stealth.forget(&about);
+        self.insistence.forget(&about);
         self.floods.forget(&about);
         self.brute.forget(&about);
         self.arp.forget(&about);
@@ -244,8 +263,9 @@ impl Rules {
     pub(super) fn tick(&mut self, now_ns: u64, found: &mut Vec<Finding>) {
         self.scans.tick(&self.config, now_ns, found);
         self.slow_scans.expire(&self.config, now_ns);
-        self.floods.expire(now_ns);
+        self.floods.tick(&self.config, now_ns, found);
         self.brute.expire(now_ns);
+        self.insistence.expire(now_ns);
     }
 }
 
@@ -301,6 +321,14 @@ pub const fn is_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
+/// Whether an address is everybody's on a link: broadcast and link-local groups, not the groups that media are sent to (RFC 5771).
+const fn is_link_wide(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_broadcast() || matches!(v4.octets(), [224, 0, 0, _]),
+        IpAddr::V6(v6) => matches!(v6.segments()[0], 0xff01 | 0xff02),
     }
 }
 

@@ -122,6 +122,24 @@ fn vertical(
     factor: u32,
 ) -> Option<Finding> {
     let now_ns = contact.now_ns;
+    let silent = match contact.subject {
+        Subject::Remote(_) => (config.silent_vertical_ports * 2).div_ceil(3),
+        Subject::Device(_) => config.silent_vertical_ports,
+    } * factor;
+    if tries.len() as u32 >= silent {
+        let from_ns = now_ns.saturating_sub(u64::from(config.silent_scan_window_s) * SECOND_NS);
+        let tally = tries.since(from_ns, now_ns, GRACE_NS);
+        if tally.failed >= silent && tally.answered == 0 {
+            let detail = format!(
+                "{} different ports of {} tried in {}, and none answered",
+                tally.tried,
+                contact.victim,
+                seconds(tally.first_ns, now_ns)
+            );
+            let rule = "vertical_scan";
+            return Some(finding(contact, discovery(&contact.subject), rule, 0.9, tally.first_ns, detail));
+        }
+    }
     let rates = [
         (config.vertical_ports, config.scan_window_s, "vertical_scan", 0.95),
         (config.slow_vertical_ports, config.slow_scan_window_s, "slow_vertical_scan", 0.85),

@@ -1,0 +1,74 @@
+//! What speaks for an attack in a device's window: the opinion on its flows, and what the gateway found.
+
+use std::collections::HashMap;
+
+use tidegate_common::device::DeviceKey;
+
+use crate::{judge::Judged, learn::Subject, replay::detect::Watch};
+
+/// More than the logarithms of all that may be rare about a window add up to.
+const ACTED: f64 = 100.0;
+
+/// Flows of one window as the flow model sees them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FlowEvidence {
+    pub(super) flows: u64,
+    pub(super) least_p: f64,
+    pub(super) most_score: f64,
+}
+
+impl Default for FlowEvidence {
+    fn default() -> Self {
+        Self { flows: 0, least_p: 1.0, most_score: 0.0 }
+    }
+}
+
+impl FlowEvidence {
+    /// As a logarithm; the rarest of many flows is less rare (Bonferroni).
+    pub(super) fn weight(&self) -> f64 {
+        self.most_score - (self.least_p * self.flows as f64).min(1.0).log10()
+    }
+}
+
+/// What the gateway found in a window.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    least_p: f64,
+    acts: bool,
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        Self { least_p: 1.0, acts: false }
+    }
+}
+
+impl Found {
+    /// What it acts on comes before whatever it only thinks.
+    pub(super) fn weight(&self) -> f64 {
+        let thought = -self.least_p.max(1e-30).log10();
+        if self.acts { ACTED + thought } else { thought }
+    }
+}
+
+/// What the gateway found in each device's window.
+pub(super) fn found(watch: &Watch, judged: &[Judged], window_ns: u64) -> HashMap<(DeviceKey, u64), Found> {
+    let mut strongest: HashMap<(DeviceKey, u64), Found> = HashMap::new();
+    for Judged { decision, .. } in judged {
+        let finding = &decision.finding;
+        let device = match finding.subject {
+            Subject::Device(device) => Some(device),
+            Subject::Remote(_) => finding.victim.and_then(|victim| watch.registry().resolve(victim)),
+        };
+        let Some(device) = device else { continue };
+        // What was waited for in vain for some seconds is found in the window of what began it, too.
+        let waited_ns = finding.at_ns.saturating_sub(finding.first_ns);
+        let first_ns = if waited_ns < window_ns { finding.first_ns } else { finding.at_ns };
+        for at_ns in [first_ns, finding.at_ns] {
+            let found = strongest.entry((device, at_ns / window_ns)).or_default();
+            found.least_p = found.least_p.min(finding.p_value);
+            found.acts |= decision.acts();
+        }
+    }
+    strongest
+}

@@ -1,0 +1,258 @@
+//! Insistence: one source that calls one service again and again, whether it is let in, refused or left waiting.
+//!
+//! Three shapes: call after call that fails, as of a program that looks for the host that gives it orders; short calls of like
+//! size, as of who guesses passwords slowly or keeps a service busy; and many calls held open with next to nothing said, which
+//! starve a service. Sensors insist, too, on the hub they report to. So a device is only sure to do wrong with a destination
+//! that its baseline does not know; of one that is still learned, a single sign is reported and no more.
+
+use std::{collections::VecDeque, net::IpAddr, num::NonZeroUsize};
+
+use lru::LruCache;
+use tidegate_common::{flow::FlowRecord, parse::proto};
+
+use super::{Contact, Outcome, SECOND_NS, finding, forget, outcome, seconds};
+use crate::learn::{Finding, RuleConfig, Subject, Technique};
+
+const MAX_SERVICES: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
+/// Calls remembered of one source to one service.
+const MAX_CALLS: usize = 128;
+const FORGET_NS: u64 = 900 * SECOND_NS;
+/// How long an answer may take before a call counts as failed.
+const GRACE_NS: u64 = 3 * SECOND_NS;
+/// Share of failing calls that may be answered.
+const FEW: f64 = 0.1;
+/// A short call has at most so many packets in both directions and lasts no longer.
+const SHORT_PACKETS: u64 = 60;
+const SHORT_NS: u64 = 15 * SECOND_NS;
+/// A call that is held open is at least so old and has at most so many packets a second.
+const HELD_NS: u64 = 10 * SECOND_NS;
+const IDLE_PACKETS_PER_S: u64 = 2;
+/// Hosts called alike from which on it is a round.
+const ROUND: usize = 3;
+/// Different request sizes up to which calls repeat one request rather than try one password after the other.
+const REQUESTS: usize = 4;
+
+/// What is known of the two ends of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::learn) enum Standing {
+    /// They belong together: the baseline knows of it, or a device turned to this host before.
+    Known,
+    /// A host outside that no device turned to, or a device with a baseline that does not know the destination.
+    New,
+    /// A device without a baseline.
+    Unlearned,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    Talking,
+    Failed,
+    Short,
+    Long,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    begun_ns: u64,
+    packets: u64,
+    payload_out: u64,
+    state: State,
+}
+
+pub(super) struct Insistence {
+    services: LruCache<(Subject, IpAddr, u16), VecDeque<Call>>,
+}
+
+/// A sign found.
+struct Sign {
+    technique: Technique,
+    rule: &'static str,
+    first_ns: u64,
+    what: String,
+}
+
+impl Insistence {
+    pub(super) fn new() -> Self {
+        Self { services: LruCache::new(MAX_SERVICES) }
+    }
+
+    pub(super) fn started(
+        &mut self,
+        config: &RuleConfig,
+        contact: &Contact<'_>,
+        standing: Standing,
+        found: &mut Vec<Finding>,
+    ) {
+        if contact.protocol != proto::TCP || standing == Standing::Known {
+            return;
+        }
+        let key = (contact.subject, contact.victim, contact.port);
+        let calls = self.services.get_or_insert_mut(key, VecDeque::new);
+        if calls.len() == MAX_CALLS {
+            calls.pop_front();
+        }
+        let begun_ns = contact.record.first_ns();
+        calls.push_back(Call { begun_ns, packets: 1, payload_out: 0, state: State::Open });
+        self.judge(config, contact, standing, found);
+    }
+
+    pub(super) fn continued(
+        &mut self,
+        config: &RuleConfig,
+        contact: &Contact<'_>,
+        ended: bool,
+        standing: Standing,
+        found: &mut Vec<Finding>,
+    ) {
+        let key = (contact.subject, contact.victim, contact.port);
+        if contact.protocol != proto::TCP || standing == Standing::Known {
+            return;
+        }
+        let Some(calls) = self.services.get_mut(&key) else { return };
+        let begun_ns = contact.record.first_ns();
+        let Some(call) = calls.iter_mut().rev().find(|call| call.begun_ns == begun_ns) else { return };
+        // What is reported of a call after its end changes nothing.
+        if matches!(call.state, State::Failed | State::Short | State::Long) {
+            return;
+        }
+        let ended = ended || contact.record.is_closed();
+        let FlowRecord { out, .. } = contact.record;
+        let took_ns = contact.record.last_ns().saturating_sub(begun_ns);
+        call.packets = contact.record.packets();
+        call.payload_out = out.payload_bytes;
+        call.state = match outcome(contact.protocol, contact.record) {
+            Outcome::Answered if !ended => State::Talking,
+            Outcome::Answered if call.packets <= SHORT_PACKETS && took_ns <= SHORT_NS => State::Short,
+            Outcome::Answered => State::Long,
+            Outcome::Refused => State::Failed,
+            Outcome::Open if ended => State::Failed,
+            Outcome::Open => State::Open,
+        };
+        if ended {
+            self.judge(config, contact, standing, found);
+        }
+    }
+
+    fn judge(
+        &self,
+        config: &RuleConfig,
+        contact: &Contact<'_>,
+        standing: Standing,
+        found: &mut Vec<Finding>,
+    ) {
+        let Some(calls) = self.services.peek(&(contact.subject, contact.victim, contact.port)) else {
+            return;
+        };
+        let score = if standing == Standing::New { 0.75 } else { 0.55 };
+        let repeated = alike(config, contact, calls).filter(|_| !self.is_round(config, contact));
+        let signs = [failing(config, contact, calls), repeated, held(config, contact, calls)];
+        for sign in signs.into_iter().flatten() {
+            let took = seconds(sign.first_ns, contact.now_ns);
+            let detail = format!("{} port {} of {} in {took}", sign.what, contact.port, contact.victim);
+            found.push(finding(contact, sign.technique, sign.rule, score, sign.first_ns, detail));
+        }
+    }
+
+    /// Whether the source calls the same service of several hosts as much: a hub that asks its devices, many users of popular
+    /// sites.
+    fn is_round(&self, config: &RuleConfig, contact: &Contact<'_>) -> bool {
+        let as_much = config.alike_calls as usize / 2;
+        let same = |key: &(Subject, IpAddr, u16)| key.0 == contact.subject && key.2 == contact.port;
+        let busy = |calls: &VecDeque<Call>| {
+            since(calls, contact.now_ns, config.alike_calls_window_s).count() >= as_much
+        };
+        self.services.iter().filter(|(key, calls)| same(key) && busy(calls)).count() >= ROUND
+    }
+
+    pub(super) fn forget(&mut self, about: &impl Fn(&Subject) -> bool) {
+        forget(&mut self.services, |(subject, ..)| about(subject));
+    }
+
+    pub(super) fn expire(&mut self, now_ns: u64) {
+        let old = |calls: &VecDeque<Call>| {
+            calls.back().is_none_or(|last| now_ns.saturating_sub(last.begun_ns) > FORGET_NS)
+        };
+        while self.services.peek_lru().is_some_and(|(_, calls)| old(calls)) {
+            self.services.pop_lru();
+        }
+    }
+}
+
+fn since(calls: &VecDeque<Call>, now_ns: u64, window_s: u32) -> impl Iterator<Item = &Call> {
+    let from_ns = now_ns.saturating_sub(u64::from(window_s) * SECOND_NS);
+    calls.iter().filter(move |call| call.begun_ns >= from_ns)
+}
+
+fn failing(config: &RuleConfig, contact: &Contact<'_>, calls: &VecDeque<Call>) -> Option<Sign> {
+    let now_ns = contact.now_ns;
+    let (mut failed, mut answered, mut first_ns) = (0_u32, 0_u32, now_ns);
+    for call in since(calls, now_ns, config.failing_calls_window_s) {
+        first_ns = first_ns.min(call.begun_ns);
+        match call.state {
+            State::Failed => failed += 1,
+            State::Open if now_ns.saturating_sub(call.begun_ns) >= GRACE_NS => failed += 1,
+            State::Open => {}
+            State::Talking | State::Short | State::Long => answered += 1,
+        }
+    }
+    let is_sign = failed >= config.failing_calls && f64::from(answered) <= FEW * f64::from(failed);
+    let technique = match contact.subject {
+        Subject::Device(_) => Technique::COMMAND_AND_CONTROL,
+        Subject::Remote(_) => Technique::ACTIVE_SCANNING,
+    };
+    let what = format!("{failed} calls without an answer or refused by");
+    is_sign.then_some(Sign { technique, rule: "failing_calls", first_ns, what })
+}
+
+fn alike(config: &RuleConfig, contact: &Contact<'_>, calls: &VecDeque<Call>) -> Option<Sign> {
+    let now_ns = contact.now_ns;
+    let recent = || since(calls, now_ns, config.alike_calls_window_s);
+    let short: Vec<&Call> =
+        recent().filter(|call| call.state == State::Short && call.payload_out > 0).collect();
+    let others = recent().filter(|call| matches!(call.state, State::Long | State::Failed)).count();
+    if short.len() < config.alike_calls as usize || others * 4 > short.len() {
+        return None;
+    }
+    let mut sizes: Vec<u64> = short.iter().map(|call| call.payload_out).collect();
+    sizes.sort_unstable();
+    let (low, high) = (*sizes.first()?, *sizes.last()?);
+    if high > low.saturating_mul(2).saturating_add(64) {
+        return None;
+    }
+    sizes.dedup();
+    let is_login =
+        matches!(contact.port, 21 | 22 | 23 | 110 | 143 | 993 | 995 | 2222 | 2323 | 3389 | 5900 | 554 | 8554);
+    let is_web = matches!(contact.port, 80 | 443 | 8000 | 8008 | 8080 | 8081 | 8443 | 8888);
+    let (technique, rule, why) = if is_login || is_web && sizes.len() > REQUESTS {
+        (Technique::BRUTE_FORCE, "patient_brute_force", "short calls with changing contents of like size to")
+    } else if is_web || matches!(contact.port, 1883 | 8883) {
+        (Technique::SERVICE_FLOOD, "service_flood", "short calls of like size to")
+    } else {
+        (Technique::COMMAND_AND_CONTROL, "insistent_calls", "short calls of like size to")
+    };
+    let first_ns = short.first().map_or(now_ns, |call| call.begun_ns);
+    Some(Sign { technique, rule, first_ns, what: format!("{} {why}", short.len()) })
+}
+
+fn held(config: &RuleConfig, contact: &Contact<'_>, calls: &VecDeque<Call>) -> Option<Sign> {
+    let now_ns = contact.now_ns;
+    let held = || {
+        calls.iter().filter(|call| {
+            let age_ns = now_ns.saturating_sub(call.begun_ns);
+            let idle = call.packets.saturating_mul(SECOND_NS) <= age_ns.saturating_mul(IDLE_PACKETS_PER_S);
+            matches!(call.state, State::Open | State::Talking) && age_ns >= HELD_NS && idle
+        })
+    };
+    let count = held().count();
+    // Calls that nobody answers are no load.
+    let talks = calls.iter().any(|call| matches!(call.state, State::Talking | State::Short | State::Long));
+    let first_ns = held().map(|call| call.begun_ns).min().unwrap_or(now_ns);
+    let what = format!("{count} calls held open with next to nothing said to");
+    (talks && count >= config.held_calls as usize).then_some(Sign {
+        technique: Technique::SERVICE_FLOOD,
+        rule: "held_calls",
+        first_ns,
+        what,
+    })
+}
