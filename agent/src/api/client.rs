@@ -1,5 +1,7 @@
 //! The command line's end of the socket: one connection a question.
 
+mod profiles;
+
 use std::{
     future::Future,
     io,
@@ -27,8 +29,7 @@ use crate::{
         },
         view::{
             AllowCheckView, AllowView, Allowed, BlockView, Blocks, DeviceView, Devices, EventView, Events,
-            ExplainView, IncidentView, Incidents, ModelView, Models, ProfileView, ReloadView, StatusView,
-            Versioned,
+            ExplainView, IncidentView, Incidents, ModelView, Models, ReloadView, StatusView, Versioned,
         },
     },
     enforce::Target,
@@ -131,31 +132,6 @@ impl Client {
     /// End a device's isolation.
     pub async fn release(&self, device: &DeviceRef) -> Result<BlockView> {
         self.send(Method::DELETE, "/v1/device/isolation", &[("device", &device.to_string())], &()).await
-    }
-
-    /// A description of what a device was seen to do (RFC 8520).
-    pub async fn describe(&self, device: &DeviceRef) -> Result<serde_json::Value> {
-        let query = [("device", &*device.to_string())];
-        let bytes = self.exchange(Method::GET, "/v1/device/description", &query, Bytes::new()).await?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| self.broken(format!("gave an answer that cannot be understood: {error}")))
-    }
-
-    /// The description that a device is held to.
-    pub async fn profile(&self, device: &DeviceRef) -> Result<ProfileView> {
-        self.get("/v1/device/profile", &[("device", &device.to_string())]).await
-    }
-
-    /// Hold a device to a description.
-    pub async fn apply_profile(&self, device: &DeviceRef, description: Bytes) -> Result<ProfileView> {
-        let query = [("device", &*device.to_string())];
-        let bytes = self.exchange(Method::POST, "/v1/device/profile", &query, description).await?;
-        self.decode(&bytes)
-    }
-
-    /// Hold a device to nothing.
-    pub async fn remove_profile(&self, device: &DeviceRef) -> Result<ProfileView> {
-        self.send(Method::DELETE, "/v1/device/profile", &[("device", &device.to_string())], &()).await
     }
 
     /// Every enforcement.

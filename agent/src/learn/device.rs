@@ -208,6 +208,7 @@ impl Device {
             // Least recently seen first, so that putting them in again gives the same order.
             known: self.known.iter().rev().map(|(address, ())| *address).collect(),
             services: self.services.list(),
+            service_names: self.services.names(),
             habits: self.habits.clone(),
             domains: self.domains.export(),
             largest_upload: self.largest_upload,
@@ -226,7 +227,7 @@ impl Device {
         for address in &state.known {
             device.known.put(*address, ());
         }
-        device.services = Services::restored(&state.services);
+        device.services = Services::restored(&state.services, &state.service_names);
         device.habits.clone_from(&state.habits);
         device.domains = Domains::import(&state.domains);
         device.renewal.flows.clone_from(&state.adopted_flows);

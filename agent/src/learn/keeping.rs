@@ -1,5 +1,7 @@
 //! The learner's keeping of baselines: training, renewal, roll-back, export and import.
 
+use std::net::IpAddr;
+
 use lru::LruCache;
 use serde::Serialize;
 use tidegate_common::device::DeviceKey;
@@ -136,6 +138,11 @@ impl Learner {
     /// The services of a device, those used last at the end; `None` for one never seen.
     pub fn services(&self, device: DeviceKey) -> Option<Vec<Service>> {
         self.devices.peek(&device).map(|state| state.services.list())
+    }
+
+    /// What a trusted resolver called an address when the device asked.
+    pub fn service_name(&self, device: DeviceKey, address: IpAddr) -> Option<String> {
+        self.devices.peek(&device)?.services.name(address).map(str::to_owned)
     }
 
     /// Services that devices with a baseline were met with for the first time since this was last asked.

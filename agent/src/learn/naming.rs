@@ -84,6 +84,11 @@ impl Learner {
     /// A DNS message of a device. An answer belongs here before the flow that follows from it.
     pub fn observe_dns(&mut self, message: &DnsMessage, resolver: Resolver, now_ns: u64) -> Vec<Finding> {
         let state = self.devices.get_or_insert_mut(message.device, || Device::new(&self.config, now_ns));
+        for (address, _) in
+            message.answer.iter().filter(|_| resolver.trusted).flat_map(|answer| &answer.addresses)
+        {
+            state.services.named(*address, &message.name);
+        }
         let mut is_usual = false;
         if let Some(registered) = registered(&message.name) {
             is_usual = state.phase == Phase::Ready && state.domains.usual.contains(registered.domain);

@@ -3,7 +3,11 @@
 //! What is met while the device is learned counts at once. Later a service waits, is dropped with everything else that waits when
 //! something is found about the device, and counts once its models are renewed. Bounded: of too many, those used least recently go.
 
-use std::{collections::HashSet, net::IpAddr, num::NonZeroUsize};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+    num::NonZeroUsize,
+};
 
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
@@ -92,11 +96,13 @@ pub(super) fn services(contact: &Contact<'_>, own: &HashSet<IpAddr>) -> Vec<(Dev
 pub(super) struct Services {
     known: LruCache<Service, ()>,
     waiting: LruCache<Service, u64>,
+    /// Names that a trusted resolver gave the device addresses for.
+    names: LruCache<IpAddr, Box<str>>,
 }
 
 impl Default for Services {
     fn default() -> Self {
-        Self { known: LruCache::new(MOST), waiting: LruCache::new(WAITING) }
+        Self { known: LruCache::new(MOST), waiting: LruCache::new(WAITING), names: LruCache::new(MOST) }
     }
 }
 
@@ -129,6 +135,21 @@ impl Services {
         self.known.iter().any(|(service, ())| is_it(service))
     }
 
+    /// A trusted resolver gave the device this address for a name. Names last, as a description must not change with every answer.
+    pub(super) fn named(&mut self, address: IpAddr, name: &str) {
+        self.names.put(address, name.into());
+    }
+
+    pub(super) fn name(&self, address: IpAddr) -> Option<&str> {
+        self.names.peek(&address).map(AsRef::as_ref)
+    }
+
+    /// Names of the known services' peers.
+    pub(super) fn names(&self) -> BTreeMap<IpAddr, String> {
+        let peers = self.known.iter().map(|(service, ())| service.peer);
+        peers.filter_map(|peer| Some((peer, self.name(peer)?.to_owned()))).collect()
+    }
+
     /// Something was found about the device.
     pub(super) fn spoil(&mut self) {
         self.waiting.clear();
@@ -150,8 +171,11 @@ impl Services {
         self.known.iter().rev().map(|(service, ())| *service).collect()
     }
 
-    pub(super) fn restored(known: &[Service]) -> Self {
+    pub(super) fn restored(known: &[Service], names: &BTreeMap<IpAddr, String>) -> Self {
         let mut services = Self::default();
+        for (address, name) in names {
+            services.named(*address, name);
+        }
         for service in known {
             services.known.put(*service, ());
         }
@@ -180,7 +204,11 @@ mod tests {
         services.spoil();
         services.adopt(u64::MAX);
         assert_eq!(services.list().len(), 2);
-        assert_eq!(Services::restored(&services.list()).list(), services.list());
+        services.named([192, 0, 2, 7].into(), "cloud.example");
+        services.named([192, 0, 2, 8].into(), "never.used.example");
+        let restored = Services::restored(&services.list(), &services.names());
+        assert_eq!(restored.list(), services.list());
+        assert_eq!(restored.names().into_values().collect::<Vec<_>>(), ["cloud.example"]);
     }
 
     #[test]

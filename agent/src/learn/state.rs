@@ -1,6 +1,6 @@
 //! A baseline as it is stored, exported and imported: the samples, not the trees, because the seed grows the same trees again.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 use tidegate_common::feature::{FEATURE_VERSION, FEATURES, FeatureVector};
@@ -37,6 +37,9 @@ pub struct BaselineState {
     /// Its services.
     #[serde(default)]
     pub services: Vec<Service>,
+    /// Names of their peers.
+    #[serde(default)]
+    pub service_names: BTreeMap<IpAddr, String>,
     /// Its regular contacts.
     pub habits: Vec<Habit>,
     /// Registered domains it asked for.
@@ -95,8 +98,13 @@ impl BaselineState {
         let samples = [&self.flows, &self.windows, &self.adopted_flows, &self.adopted_windows].map(Vec::len);
         if samples
             .into_iter()
-            .chain([self.known.len(), self.services.len(), self.habits.len()])
-            .chain([self.domains.len()])
+            .chain([
+                self.known.len(),
+                self.services.len(),
+                self.service_names.len(),
+                self.habits.len(),
+                self.domains.len(),
+            ])
             .any(|n| n > MAX_ENTRIES)
         {
             return Err(StateError::TooLarge(device));

@@ -2,10 +2,10 @@
 
 use tidegate_common::verdict::role;
 
-use super::gateway::Gateway;
+use super::{gateway::Gateway, names::Resolved};
 use crate::{
     enforce::{Now, Target},
-    identity::{DnsMessage, Heard},
+    identity::{DnsMessage, Heard, Mac},
     judge,
     store::eve_names,
 };
@@ -16,6 +16,11 @@ impl Gateway {
             let resolver = judge::resolver(&self.registry, self.is_named_resolver(message), message);
             let findings = self.learner.observe_dns(message, resolver, now.kernel_ns);
             self.judge_all(findings);
+            if let Some(answer) = message.answer.as_ref().filter(|_| resolver.trusted) {
+                let addresses = answer.addresses.iter().map(|(address, _)| *address).collect();
+                let resolved = Resolved { name: message.name.clone(), addresses };
+                self.on_resolved(&resolved, Some(Mac(message.device.mac)));
+            }
         }
         if !self.config.names.log {
             return;

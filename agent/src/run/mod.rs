@@ -222,7 +222,7 @@ async fn serve(
             drained = stream.drain(EVENTS_PER_TURN, |event| gateway.on_event(event)) => { drained?; }
             Some(request) = asked.recv() => gateway.answer(request),
             Some(reachable) = probed.recv() => gateway.on_reachability(reachable),
-            Some(resolved) = resolved.recv() => gateway.on_resolved(&resolved),
+            Some(resolved) = resolved.recv() => gateway.on_resolved(&resolved, None),
             _ = second.tick() => gateway.on_second(),
             _ = sweep.tick() => gateway.on_sweep(),
             _ = housekeeping.tick() => gateway.on_housekeeping(),

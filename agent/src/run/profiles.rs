@@ -110,7 +110,8 @@ impl Gateway {
         let name = self.registry.name(key).map_or_else(|| mac.to_string(), str::to_owned);
         let url = format!("https://tidegate.invalid/{}", mac.to_string().replace(':', "-"));
         let author = mud::Author { url: &url, systeminfo: &name, at: now().wall };
-        Ok(mud::write(&services, &|_| None, author))
+        let name_of = |address| self.learner.service_name(key, address);
+        Ok(mud::write(&services, &name_of, author))
     }
 
     /// Holds a device to a description; nothing of it is in force when any of it cannot be.
@@ -197,11 +198,14 @@ impl Gateway {
         .map_err(|refusal| Refusal { hint: SEEN.to_owned(), ..refusal })
     }
 
-    /// A name was resolved: profiles that have it follow.
-    pub(super) fn on_resolved(&mut self, resolved: &Resolved) {
+    /// A name was resolved, for the device `only` or for everybody: profiles that have it follow.
+    pub(super) fn on_resolved(&mut self, resolved: &Resolved, only: Option<Mac>) {
         let now_ns = now().kernel_ns;
         let mut changed = Vec::new();
         for (mac, held) in &mut self.profiles.held {
+            if only.is_some_and(|only| only != *mac) {
+                continue;
+            }
             let Some(known) = held.stored.names.get_mut(&resolved.name) else { continue };
             let mut next = known.clone();
             next.extend(&resolved.addresses);
@@ -217,6 +221,7 @@ impl Gateway {
                 let Some(oldest) = next.iter().min_by_key(|address| heard(address)).copied() else { break };
                 next.remove(&oldest);
             }
+            held.heard.retain(|(name, address), _| *name != resolved.name || next.contains(address));
             if *known != next {
                 *known = next;
                 changed.push(*mac);
