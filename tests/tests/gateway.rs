@@ -1,6 +1,6 @@
 //! The agent on its gateway: readiness, memory, who is who, the account of packets, reload, and a whole attack.
 
-#![allow(clippy::unwrap_used, reason = "a test may stop at once")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop at once")]
 
 mod common;
 
@@ -53,6 +53,26 @@ fn devices_are_known_by_address_and_name() {
     assert_eq!(device["interface"], camera.port.as_str());
     assert_eq!(device["randomised"], false);
     assert_eq!(net.tidegate(&["devices", "show", "camera"])["mac"], camera.mac);
+}
+
+#[test]
+fn hosts_outside_have_the_names_that_devices_asked_for() {
+    let Some(net) = guarded("gateway::hosts_outside_have_the_names_that_devices_asked_for", |_| {}) else {
+        return;
+    };
+    let _devices = Devices::start(&net.topology).unwrap();
+    let named = wait_for(SOON, || {
+        net.topology.devices.iter().find_map(|place| {
+            let shown = net.agent.ask(&["devices", "show", place.mac]).ok()?;
+            let mut peers = shown["peers"].as_array()?.iter();
+            peers.find(|peer| peer["name"] == "cloud.test").cloned()
+        })
+    });
+    let peer = named.expect("no device was told where cloud.test is");
+    assert_eq!(
+        (peer["address"].as_str(), peer["origin"].as_str()),
+        (Some(CLOUD.to_string().as_str()), Some("dns"))
+    );
 }
 
 #[test]

@@ -112,6 +112,18 @@ mod tests {
     }
 
     #[test]
+    fn names_that_nobody_wants_are_not_sampled() {
+        let mut config = Config::default();
+        let limits = |config: &Config| {
+            let kernel = config.kernel_config(verdict::Mode::Enforce);
+            (kernel.dns_limit, kernel.hello_limit)
+        };
+        assert_eq!(limits(&config), (config.names.dns_limit, config.names.hello_limit));
+        config.names.enabled = false;
+        assert_eq!(limits(&config), (0, 0));
+    }
+
+    #[test]
     fn what_is_sound_for_the_file_is_sound_for_the_enforcer() {
         assert_eq!(Config::default().enforce_settings().check(), Ok(()));
     }

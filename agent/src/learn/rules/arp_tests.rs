@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::learn::testing::{S, Sim, device};
+use crate::learn::{
+    finding::Nature,
+    testing::{S, Sim, device},
+};
 
 const INFECTED: u8 = 0x42;
 
@@ -92,4 +95,18 @@ fn who_just_got_an_address_proves_nothing_by_using_it() {
 fn one_claim_of_the_gateways_address_is_enough() {
     let of_gateway = ArpClaim { of_gateway: true, ..claim(INFECTED, 1, Contest::default()) };
     assert_eq!(Sim::new().learner.observe_arp_claim(&of_gateway, S).len(), 1);
+}
+
+#[test]
+fn a_second_router_is_a_threat_beside_the_gateway_and_else_a_change() {
+    let nature = |beside_gateway| {
+        let rival = RivalRouter { device: device(INFECTED), lifetime_s: 1_800, beside_gateway };
+        let [found] = Sim::new().learner.observe_router(&rival, S).try_into().unwrap();
+        assert_eq!(
+            (found.technique, found.subject),
+            (Technique::ROUTER_SPOOFING, Subject::Device(device(INFECTED)))
+        );
+        found.nature()
+    };
+    assert_eq!((nature(true), nature(false)), (Nature::Threat, Nature::Anomaly));
 }
