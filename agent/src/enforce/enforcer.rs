@@ -366,6 +366,15 @@ impl<T: VerdictTable> Enforcer<T> {
     pub(super) fn settle(&mut self, target: &Target) -> Result<(), TableError> {
         match (self.wanted(target), self.kernel.get(target)) {
             (Some(wanted), Some(present)) if order::same(&wanted, present) => Ok(()),
+            // A profile follows its names: what the kernel counted under the one before goes on.
+            (Some(mut wanted), Some(present)) if wanted.profile != present.profile => {
+                if let Some(counted) = self.kernel.table().get(target)? {
+                    wanted.hits = counted.hits;
+                    wanted.hit_bytes = counted.hit_bytes;
+                    wanted.last_hit_ns = counted.last_hit_ns;
+                }
+                self.kernel.put(*target, wanted)
+            }
             (Some(wanted), _) => self.kernel.put(*target, wanted),
             (None, Some(_)) => self.kernel.remove(target),
             (None, None) => Ok(()),

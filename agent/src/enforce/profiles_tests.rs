@@ -53,10 +53,11 @@ fn a_profile_outlives_an_isolation_and_its_own_change() {
     assert!(enforcer.get(&device).is_none(), "the isolation is over");
     assert_eq!(enforcer.table().verdicts[&device].profile, 1);
 
+    enforcer.kernel.table_mut().verdicts.get_mut(&device).unwrap().hits = 5;
     let wider = Profile { rules: vec![rule("198.51.100.0/24", proto::TCP, 443, 0, may::SEND)] };
     enforcer.set_profile(DEVICE, &wider, &[], &author()).unwrap();
     let table = enforcer.table();
-    assert_eq!(table.verdicts[&device].profile, 2);
+    assert_eq!((table.verdicts[&device].profile, table.verdicts[&device].hits), (2, 5));
     assert!(table.profiles.nets.keys().all(|key| key.profile == 2), "nothing of the first is left");
     assert_eq!(enforcer.reconcile(at(90_001)).unwrap().notices, []);
     assert!(enforcer.clear_profile(DEVICE).unwrap());
