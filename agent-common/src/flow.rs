@@ -184,16 +184,14 @@ pub mod progress {
 
 /// Everything known about one flow. `out` is the initiator's direction, `inward` the responder's.
 ///
-/// In the kernel's table 96 bytes stand before a record, and an entry of 384 bytes begins at a pair of cache lines. The order of
-/// the fields lets a packet of the initiator touch two pairs: what every packet needs ends the first one, and the second one
-/// holds all of `out` and, with its first word, how many packets came the other way.
+/// In the kernel's memory 104 bytes stand between the start of a pair of cache lines and a record. The order of the fields lets a
+/// packet of the initiator touch two pairs: what every packet needs ends the first one, and the second one holds all of `out`,
+/// what is looked at first of all, and the first word of `inward`, how many packets came the other way.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct FlowRecord {
     /// When the record was last sent to the agent, kernel clock.
     pub reported_ns: u64,
-    /// The kernel drops the flow until then, kernel clock; 0 when its score never asked for it.
-    pub cut_until_ns: u64,
     /// 1 when the initiator is the key's `b` end.
     pub initiator_is_b: u8,
     /// TCP state, see [`progress`].
@@ -210,12 +208,12 @@ pub struct FlowRecord {
     pub model_generation: u32,
     /// Initiator to responder.
     pub out: FlowSide,
+    /// The kernel drops the flow until then, kernel clock; 0 when its score never asked for it.
+    pub cut_until_ns: u64,
     /// Responder to initiator.
     pub inward: FlowSide,
     /// IP lengths of the first packets, at most 32,767, with [`FIRST_SIZE_IN`] set for the responder's.
     pub first_sizes: [u16; FIRST_SIZES],
-    /// Always zero.
-    pub reserved: [u64; 2],
 }
 
 /// What one packet did to its flow, as far as anyone else must know.
