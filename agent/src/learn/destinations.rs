@@ -29,6 +29,8 @@ const BURSTS_APART: u64 = 3;
 const MANY_HOSTS: usize = 16;
 /// Bytes are added up over this long.
 const VOLUME_NS: u64 = 3_600 * SECOND_NS;
+/// Packets a second from which on a large upload over UDP that nobody answers is a flood.
+const THROWN_PPS: u32 = 500;
 /// How far two gaps may differ to be the same habit.
 const HABIT_TOLERANCE: f64 = 0.25;
 
@@ -237,7 +239,19 @@ pub(super) fn exfiltration(
         megabytes(received),
         megabytes(largest_upload)
     );
-    let found = finding(contact, Technique::EXFILTRATION, "exfiltration", 0.88, first_ns, detail);
+    // Whoever carries something off wants it to arrive; what nobody ever answers, packet after packet, is thrown at somebody.
+    let record = contact.record;
+    let took_ns = record.last_ns().saturating_sub(first_ns).max(1);
+    let thrown = contact.protocol == proto::UDP
+        && received == 0
+        && u128::from(record.out.packets) * u128::from(SECOND_NS)
+            >= u128::from(took_ns) * u128::from(THROWN_PPS);
+    let (technique, rule) = if thrown {
+        (Technique::NETWORK_FLOOD, "udp_flood")
+    } else {
+        (Technique::EXFILTRATION, "exfiltration")
+    };
+    let found = finding(contact, technique, rule, 0.88, first_ns, detail);
     Some(Finding { subject: super::Subject::Device(device), victim: Some(destination), ..found })
 }
 

@@ -49,7 +49,7 @@ pub(in crate::learn) fn minute(script: &mut Script, minute: u64) {
 }
 
 /// A sensor with a baseline.
-fn learned() -> Sim {
+pub(in crate::learn) fn learned() -> Sim {
     let mut sim = Sim::with(quick());
     let mut script = Script::default();
     (0..22).for_each(|n| minute(&mut script, n));
@@ -233,6 +233,29 @@ fn an_exfiltration_is_found_while_it_runs() {
     assert!(*at <= 2 * S, "{at}");
     assert_eq!(finding.victim, Some(IpAddr::V4(outside(500, 0).0)));
     assert!(finding.detail.contains("MB sent to 198.51.1.244"), "{}", finding.detail);
+}
+
+#[test]
+fn a_stream_that_nobody_answers_is_a_flood_and_no_exfiltration() {
+    let mut script = Script::default();
+    for packet in 0..6_000u64 {
+        script.udp(packet * MS, inside(SENSOR, 50_000), outside(500, 9_999), 1_400);
+    }
+    let found = rules(&learned().play(&mut script, 10 * S));
+    assert!(found.contains(&"udp_flood") && !found.contains(&"exfiltration"), "{found:?}");
+}
+
+#[test]
+fn bursts_of_tries_that_fail_have_a_beat() {
+    let mut script = Script::default();
+    for burst in 0..8u64 {
+        for try_ in 0..3u64 {
+            let at = burst * 60 * S + try_ * 3 * S + burst * 7 % 5 * S;
+            script.syn(at, inside(SENSOR, 40_000 + (burst * 3 + try_) as u16), outside(500, 6_667));
+        }
+    }
+    let found = learned().play(&mut script, 480 * S);
+    assert!(rules(&found).contains(&"beacon"), "{found:#?}");
 }
 
 #[test]

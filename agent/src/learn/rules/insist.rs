@@ -129,9 +129,7 @@ impl Insistence {
             Outcome::Open if ended => State::Failed,
             Outcome::Open => State::Open,
         };
-        if ended {
-            self.judge(config, contact, standing, found);
-        }
+        self.judge(config, contact, standing, found);
     }
 
     fn judge(
@@ -255,4 +253,67 @@ fn held(config: &RuleConfig, contact: &Contact<'_>, calls: &VecDeque<Call>) -> O
         first_ns,
         what,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{caught_within, honest};
+    use crate::learn::{
+        Finding, Subject,
+        testing::{MS, S, Script, device, inside, outside},
+    };
+
+    fn weak(finding: &Finding) {
+        assert!((0.5..0.6).contains(&finding.score), "{finding:?}");
+    }
+
+    #[test]
+    fn calls_in_vain_are_a_sign() {
+        let mut script = Script::default();
+        for call in 0..120u64 {
+            script.refused(call * 700 * MS, inside(66, 40_000 + call as u16), outside(500, 5_888));
+        }
+        weak(&caught_within(&mut script, "failing_calls", Subject::Device(device(66)), 25 * S));
+    }
+
+    #[test]
+    fn a_stranger_that_guesses_a_password_every_two_seconds() {
+        let mut script = Script::default();
+        for call in 0..40u64 {
+            let ends = (outside(7, 40_000 + call as u16), inside(7, 8_081));
+            script.tcp(call * 2 * S, ends, (1, 373 + (call * 7 % 9) as u32), (1, 80), 10 * MS, true);
+        }
+        let remote = Subject::Remote(outside(7, 0).0.into());
+        let found = caught_within(&mut script, "patient_brute_force", remote, 52 * S);
+        assert!(found.technique.id == "T1110" && found.score >= 0.6, "{found:?}");
+    }
+
+    #[test]
+    fn many_calls_held_open_are_a_sign() {
+        let mut script = Script::default();
+        for call in 0..60u64 {
+            let ends = (inside(66, 40_000 + call as u16), inside(7, 8_080));
+            script.tcp(call * 100 * MS, ends, (10, 20), (0, 0), 4 * S, true);
+        }
+        weak(&caught_within(&mut script, "held_calls", Subject::Device(device(66)), 35 * S));
+    }
+
+    #[test]
+    fn sensors_that_report_every_few_seconds_and_a_browser_are_honest() {
+        let mut script = Script::default();
+        for call in 0..80u64 {
+            let report = (inside(7, 40_000 + call as u16), inside(10, 8_080));
+            script.tcp(call * 4 * S, report, (1, 270), (1, 80), 10 * MS, true);
+            let page = (inside(8, 40_000 + call as u16), outside((call % 12) as u32, 443));
+            script.tcp(
+                call * 250 * MS,
+                page,
+                (9, 80 + (call * 131 % 900) as u32),
+                (20, 1_200),
+                20 * MS,
+                true,
+            );
+        }
+        honest(&mut script, 330 * S);
+    }
 }

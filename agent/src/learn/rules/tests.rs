@@ -87,6 +87,25 @@ fn a_udp_scan_even_from_port_53() {
 }
 
 #[test]
+fn a_flood_that_is_over_before_anything_else_is_seen() {
+    let mut script = Script::default();
+    for port in 0..200u16 {
+        script.syn(u64::from(port) * MS, outside(7, 20_000 + port), inside(7, 443));
+    }
+    caught(&mut script, "syn_flood", remote(outside(7, 0)), 2 * S);
+}
+
+#[test]
+fn a_flood_to_everybody() {
+    let mut script = Script::default();
+    let everybody = End(Ipv4Addr::BROADCAST, 67);
+    for packet in 0..2_000u64 {
+        script.udp(packet * MS / 2, inside(INFECTED, 68), everybody, 250);
+    }
+    caught(&mut script, "broadcast_flood", infected(), S);
+}
+
+#[test]
 fn a_patient_scan() {
     let mut script = Script::default();
     for port in 1..100u16 {
