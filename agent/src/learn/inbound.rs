@@ -181,3 +181,7 @@ const fn protocol(protocol: u8) -> &'static str {
         _ => "IP",
     }
 }
+
+#[cfg(test)]
+#[path = "inbound_tests.rs"]
+mod tests;

@@ -1,6 +1,9 @@
 //! Traffic for tests: packets go through the kernel's own flow record, and the learner gets the events the kernel would send.
 
-use std::{collections::HashMap, net::Ipv4Addr};
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, Ipv4Addr},
+};
 
 use tidegate_common::{
     device::{DeviceKey, DeviceWindow},
@@ -10,7 +13,7 @@ use tidegate_common::{
     pod::{Addr, mix64},
 };
 
-use super::{Finding, FlowEnds, LearnConfig, Learner, RuleConfig};
+use super::{Finding, FlowEnds, LearnConfig, Learner, RuleConfig, address};
 
 pub(super) const MS: u64 = 1_000_000;
 pub(super) const S: u64 = 1_000 * MS;
@@ -131,12 +134,20 @@ impl Script {
     }
 }
 
+/// 10.0.0.x is device x; every other address from inside is one that device 66 makes up.
+fn owner(address: Ipv4Addr) -> Option<DeviceKey> {
+    let [a, b, c, d] = address.octets();
+    (a == 10).then(|| if (b, c) == (0, 0) { device(d) } else { device(66) })
+}
+
 /// A learner behind a small kernel.
 pub(super) struct Sim {
     pub(super) learner: Learner,
     pub(super) now: u64,
     flows: HashMap<FlowKey, FlowRecord>,
     windows: HashMap<DeviceKey, DeviceWindow>,
+    /// Devices that sent something.
+    heard: HashSet<DeviceKey>,
 }
 
 impl Sim {
@@ -146,7 +157,13 @@ impl Sim {
 
     pub(super) fn with(config: LearnConfig) -> Self {
         let learner = Learner::new(config, RuleConfig::default()).unwrap();
-        Self { learner, now: 1_000 * S, flows: HashMap::new(), windows: HashMap::new() }
+        Self {
+            learner,
+            now: 1_000 * S,
+            flows: HashMap::new(),
+            windows: HashMap::new(),
+            heard: HashSet::new(),
+        }
     }
 
     /// Plays the script from now on; times in it are relative. Findings come with the time since its beginning.
@@ -185,9 +202,20 @@ impl Sim {
             .collect();
         for key in idle {
             let record = self.flows.remove(&key).unwrap();
-            found.extend(self.learner.observe_swept(&key, &record, FlowEnds::of(&record), now));
+            let ends = self.ends(&key, &record);
+            found.extend(self.learner.observe_swept(&key, &record, ends, now));
         }
         found
+    }
+
+    /// The ends as the record and a registry of the devices heard so far tell them.
+    fn ends(&self, key: &FlowKey, record: &FlowRecord) -> FlowEnds {
+        let (source, _, victim, _) = key.seen_from(record.initiator());
+        let holder = |addr| match address(addr) {
+            IpAddr::V4(address) => owner(address).filter(|device| self.heard.contains(device)),
+            IpAddr::V6(_) => None,
+        };
+        FlowEnds::of(record).or(holder(source), holder(victim))
     }
 
     fn window(&mut self, device: DeviceKey) -> &mut DeviceWindow {
@@ -200,13 +228,9 @@ impl Sim {
     }
 
     fn packet(&mut self, from: End, to: End, protocol: u8, flags: u8, payload: u32) -> Vec<Finding> {
-        let owner = |End(address, _): End| {
-            let [a, b, c, d] = address.octets();
-            // 10.0.0.x is device x; every other address from inside is one that device 66 makes up.
-            (a == 10).then(|| if (b, c) == (0, 0) { device(d) } else { device(66) })
-        };
         let header = if protocol == proto::TCP { 52 } else { 28 };
-        let (sender, receiver) = (owner(from), owner(to));
+        let (sender, receiver) = (owner(from.0), owner(to.0));
+        self.heard.extend(sender);
         let point =
             if sender.is_some() { ObservationPoint::ingress(PORT) } else { ObservationPoint::egress(PORT) };
         let packet = Packet {
@@ -261,6 +285,7 @@ impl Sim {
         let Some(cause) = cause else { return Vec::new() };
         let header = EventHeader { time_ns: now, ..EventHeader::default() };
         let event = FlowEvent { header, key, record, cause: cause as u8, reserved: [0; 7] };
-        self.learner.observe_flow(&event, FlowEnds::of(&record))
+        let ends = self.ends(&key, &record);
+        self.learner.observe_flow(&event, ends)
     }
 }
