@@ -10,6 +10,7 @@ pub mod datapath;
 pub mod decide;
 pub mod enforce;
 pub mod evaluate;
+pub mod fleet;
 pub mod identity;
 pub mod judge;
 pub mod kind;

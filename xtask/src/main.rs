@@ -9,6 +9,7 @@
 mod bench;
 mod build;
 mod ci;
+mod fault;
 mod lab;
 mod licences;
 mod lint;
@@ -85,6 +86,8 @@ enum Task {
     Lab(lab::Arguments),
     /// Measure side by side with what people use today
     Bench(bench::Arguments),
+    /// Kill, fill and cut on purpose: whether anything is lost
+    FaultTest(fault::Arguments),
 }
 
 /// Where a task writes its figures.
@@ -107,6 +110,7 @@ fn main() -> ExitCode {
         Task::Run { interfaces, arguments } => run::run(&interfaces, &arguments),
         Task::Lab(arguments) => lab::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::FaultTest(arguments) => fault::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

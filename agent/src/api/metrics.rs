@@ -13,7 +13,10 @@ use prometheus_client::{
 };
 use tidegate_common::{counter::Counters, parse::Unparsed};
 
-use crate::api::view::{ActionWord, Usage};
+use crate::{
+    api::view::{ActionWord, Usage},
+    store::{MessageKind, OutboxTally},
+};
 
 /// Upper ends of the buckets of a [`Latency`], in microseconds.
 pub const LATENCY_BUCKETS_US: [u64; 10] = [10, 25, 50, 100, 250, 500, 1_000, 5_000, 25_000, 100_000];
@@ -100,6 +103,8 @@ pub struct Snapshot {
     pub reconcile_differences: u64,
     /// Time from reading an event to its score.
     pub scoring: Latency,
+    /// Messages to the cloud by kind.
+    pub outbox: Vec<(MessageKind, OutboxTally)>,
 }
 
 /// `snapshot` in the OpenMetrics text format.
@@ -114,6 +119,11 @@ pub fn render(snapshot: Snapshot) -> Result<String, fmt::Error> {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -188,8 +198,32 @@ impl Collector for Snapshot {
             "Differences between desired state and kernel tables",
             differences,
         )?;
-        latency(e, "scoring", "Time from reading an event to its score", &self.scoring)
+        latency(e, "scoring", "Time from reading an event to its score", &self.scoring)?;
+        outbox(e, &self.outbox)
     }
+}
+
+fn outbox(e: &mut DescriptorEncoder, tallies: &[(MessageKind, OutboxTally)]) -> Result<(), fmt::Error> {
+    type Field = fn(&OutboxTally) -> u64;
+    let waiting: [(&str, &str, Field); 2] = [
+        ("outbox_messages", "Messages that wait for the cloud", |tally| tally.waiting),
+        ("outbox_bytes", "Their bytes", |tally| tally.bytes),
+    ];
+    for (name, help, field) in waiting {
+        gauge(e, name, help, None, tallies.iter().map(|(_, tally)| field(tally)).sum::<u64>() as i64)?;
+    }
+    let ended: [(&str, &str, Field); 2] = [
+        ("outbox_acknowledged", "Messages that the cloud took, by kind", |tally| tally.acknowledged),
+        ("outbox_dropped", "Messages that found no room, by kind", |tally| tally.dropped),
+    ];
+    for (name, help, field) in ended {
+        let mut family = e.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (kind, tally) in tallies {
+            let label = KindLabel { kind: kind.name() };
+            family.encode_family(&label)?.encode_counter::<NoLabelSet, _, u64>(&field(tally), None)?;
+        }
+    }
+    Ok(())
 }
 
 fn info(e: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
@@ -248,6 +282,8 @@ mod tests {
         snapshot.counters.unparsed[Unparsed::Arp as usize] = 7;
         snapshot.verdicts.push(VerdictCount { action: ActionWord::Block, count: 3 });
         snapshot.incidents.push(TechniqueCount { technique: "T1046".to_owned(), count: 2 });
+        let tally = OutboxTally { waiting: 5, dropped: 4, ..OutboxTally::default() };
+        snapshot.outbox = vec![(MessageKind::Block, tally), (MessageKind::Incident, tally)];
         let names: Vec<&str> = snapshot.counters.named().map(|(name, _)| name).collect();
         let text = render(snapshot).unwrap();
         for name in names {
@@ -262,6 +298,8 @@ mod tests {
             "tidegate_verdicts{action=\"block\"} 3",
             "tidegate_incidents_total{technique=\"T1046\"} 2",
             "tidegate_uptime_seconds 5.0",
+            "tidegate_outbox_messages 10",
+            "tidegate_outbox_dropped_total{kind=\"incident\"} 4",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }

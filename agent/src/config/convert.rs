@@ -8,6 +8,7 @@ use crate::{
     decide::ResponseConfig,
     enforce::Settings,
     learn::LearnConfig,
+    store::OutboxLimits,
 };
 
 impl Config {
@@ -37,6 +38,11 @@ impl Config {
             hello_limit: if self.names.enabled { self.names.hello_limit } else { 0 },
             ..verdict::Config::default()
         }
+    }
+
+    /// How much may wait for the cloud.
+    pub fn outbox_limits(&self) -> OutboxLimits {
+        OutboxLimits { rows: self.cloud.outbox_rows, bytes: self.cloud.outbox_bytes }
     }
 
     /// When silent flows are swept.

@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     example::example,
     schema::{
-        Enforcement, Feeds, Gateway, Inputs, Kernel, Learning, Log, Metrics, Names, NeverBlock, Reachability,
-        Response,
+        Cloud, Enforcement, Feeds, Gateway, Inputs, Kernel, Learning, Log, Metrics, Names, NeverBlock,
+        Reachability, Response,
     },
     source::Source,
 };
@@ -65,6 +65,8 @@ pub struct Config {
     pub log: Log,
     /// Prometheus metrics.
     pub metrics: Metrics,
+    /// The link to AWS IoT Core.
+    pub cloud: Cloud,
 }
 
 /// One value that is out of range or contradicts another.

@@ -211,4 +211,16 @@ section! {
         /// Address and port of `/metrics`, on loopback; `off` for none.
         listen: Listen = Listen::At(SocketAddr::from(([127, 0, 0, 1], 9469))),
     }
+    /// The link to AWS IoT Core. Detection and enforcement never wait for it.
+    Cloud {
+        /// Whether incidents, enforcements and the gateway's state are reported at all.
+        enabled: bool = false,
+        /// How often the gateway says that it is there, 30s to 24h.
+        heartbeat: Period = Period::minutes(5),
+        /// Reports that may wait for the link, 100 to 10,000,000. Beyond, the oldest heartbeats go first, then enforcements, then what
+        /// became of policies, and incidents last; what went is counted.
+        outbox_rows: u64 = 100_000,
+        /// Bytes that they may take, 65,536 to 10,737,418,240.
+        outbox_bytes: u64 = 67_108_864,
+    }
 }

@@ -20,6 +20,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     response(&mut check, config);
     enforcement(&mut check, config);
     surroundings(&mut check, config);
+    cloud(&mut check, config);
     check.problems
 }
 
@@ -252,6 +253,13 @@ fn surroundings(check: &mut Check, config: &Config) {
         let hint = "write 127.0.0.1:9469, [::1]:9469 or `off`; let a local collector forward them";
         check.refuse("metrics.listen", address, "metrics are served on loopback only", hint);
     }
+}
+
+fn cloud(check: &mut Check, config: &Config) {
+    let cloud = &config.cloud;
+    check.range("cloud.heartbeat", cloud.heartbeat, Period::seconds(30)..=Period::hours(24));
+    check.range("cloud.outbox_rows", cloud.outbox_rows, 100..=10_000_000);
+    check.range("cloud.outbox_bytes", cloud.outbox_bytes, 65_536..=10_737_418_240);
 }
 
 #[cfg(test)]

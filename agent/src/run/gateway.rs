@@ -14,7 +14,7 @@ use tidegate_common::{
 };
 use tokio::sync::broadcast;
 
-use super::{alerts::Alerts, forests::Forests, heal::Healer, profiles::Profiles};
+use super::{alerts::Alerts, forests::Forests, heal::Healer, ledger::Ledger, profiles::Profiles};
 use crate::{
     api::{
         Latency,
@@ -59,6 +59,8 @@ pub(super) struct Gateway {
     pub(super) learner: Learner,
     pub(super) registry: Registry,
     pub(super) store: Store,
+    pub(super) ledger: Ledger,
+    pub(super) last_beat: Timestamp,
     pub(super) eve: Option<EveLog>,
     pub(super) alerts: Alerts,
     pub(super) incidents: HashMap<String, Incident>,
@@ -167,6 +169,7 @@ impl Gateway {
         let now = now();
         self.flow_lines_left = FLOW_LINES_PER_SECOND;
         self.kernel_log.flush();
+        self.write_ledger();
         match self.datapath.devices() {
             Ok(devices) => {
                 // Whoever has been silent for long has nothing new, and must not seem to be heard.

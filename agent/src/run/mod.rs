@@ -9,6 +9,7 @@ mod forests;
 mod gateway;
 mod heal;
 mod heard;
+mod ledger;
 mod names;
 mod needs;
 mod orders;
@@ -146,6 +147,8 @@ fn set_up(
         learner,
         registry,
         store,
+        ledger: ledger::Ledger::default(),
+        last_beat: jiff::Timestamp::UNIX_EPOCH,
         eve,
         alerts: Alerts::new(config),
         incidents: HashMap::new(),
@@ -241,6 +244,7 @@ async fn serve(
     }
     tracing::info!("stopping; enforcement stays in the kernel until it expires");
     gateway.save(now());
+    gateway.write_ledger();
     prober.abort();
     resolver.abort();
     // The API may have ended before; there is nothing left to do about it.

@@ -115,11 +115,15 @@ impl Gateway {
             alerts_held: self.alerts.tallies.held,
             alert_lines_unreadable: self.alerts.unreadable(),
             alert_bytes_skipped: self.alerts.skipped_bytes(),
-            store_errors: self.tallies.store_errors + self.eve.as_ref().map_or(0, |eve| eve.tally().failed),
+            store_errors: self.tallies.store_errors
+                + self.ledger.lost
+                + self.eve.as_ref().map_or(0, |eve| eve.tally().failed),
             held_back: tally.refused.get("blast-radius").copied().unwrap_or(0),
             rollbacks: self.tallies.rollbacks,
             reconcile_differences: tally.drift,
             scoring: self.tallies.scoring,
+            // A database that cannot be read is reported when it is written.
+            outbox: self.store.outbox_tallies().unwrap_or_default(),
         }))
     }
 

@@ -4,7 +4,10 @@ use std::{io, net::IpAddr};
 
 use tidegate_common::verdict::Level;
 
-use super::gateway::{Gateway, now};
+use super::{
+    gateway::{Gateway, now},
+    ledger::Record,
+};
 use crate::{
     api::view::EventKind,
     config::values::GatewayMode,
@@ -13,7 +16,7 @@ use crate::{
     identity::Mac,
     judge::{self, Bench, Judged},
     learn::{Finding, Subject},
-    store::{Durability, Incident, eve},
+    store::{Incident, eve},
 };
 
 impl Gateway {
@@ -37,6 +40,8 @@ impl Gateway {
             ids: &mut self.ids,
         };
         let Judged { decision, incident, is_new, blocked, report, refused } = bench.judge(finding, now);
+        // A flood of evidence is told at growing distances, and whenever what is done changes.
+        let news = incident.evidence.is_power_of_two() || report.is_some();
         if is_new {
             *self.tallies.incidents.entry(incident.technique.clone()).or_default() += 1;
         }
@@ -47,11 +52,9 @@ impl Gateway {
             self.tell(EventKind::Alarm, error.to_string(), Some(decision.target), Some(&incident.id));
         }
         self.log_alert(&decision, &incident, blocked, now);
-        let saved = self
-            .store
-            .save_incident(&incident)
-            .and_then(|()| self.store.add_evidence(&incident.id, &decision.finding, now.wall));
-        self.stored(saved);
+        let evidence = Some(Box::new(decision.finding.clone()));
+        let record = Record::Incident { incident: Box::new(incident.clone()), evidence, news };
+        self.record([record], now);
         if is_new {
             let message = format!("{}: {}", incident.technique_name, decision.explanation);
             tracing::info!(incident = incident.id, technique = incident.technique, "{message}");
@@ -103,10 +106,7 @@ impl Gateway {
         if report.is_empty() {
             return;
         }
-        let saved = self.store.batch(Durability::Process, |store| {
-            report.changes.iter().try_for_each(|record| store.save_enforcement(record, now.wall))
-        });
-        self.stored(saved);
+        self.record(report.changes.iter().map(|record| Record::Enforcement(Box::new(record.clone()))), now);
         for record in &report.changes {
             let ended = record.ended_because.as_deref().unwrap_or(&record.explanation);
             let message = format!("{} {}: {ended}", record.target, record.state.name());
@@ -157,8 +157,8 @@ impl Gateway {
 
     pub(super) fn close_quiet_incidents(&mut self, now: Now) {
         for incident in judge::close_quiet(&mut self.incidents, now) {
-            let saved = self.store.save_incident(&incident);
-            self.stored(saved);
+            let record = Record::Incident { incident: Box::new(incident), evidence: None, news: true };
+            self.record([record], now);
         }
     }
 }

@@ -66,6 +66,7 @@ impl Gateway {
         let reconciled = self.enforcer.reconcile(now);
         self.commit(reconciled, now);
         self.save(now);
+        self.beat(now);
         if let (Some(eve), Ok(counters)) = (&mut self.eve, self.datapath.counters()) {
             eve.write(&eve::stats(stats(&counters), now.wall));
         }

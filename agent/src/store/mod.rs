@@ -18,6 +18,11 @@ mod eve_tests;
 mod id;
 mod incident;
 mod operator;
+mod outbox;
+#[cfg(test)]
+mod outbox_crash_tests;
+#[cfg(test)]
+mod outbox_tests;
 mod profile;
 mod rotate;
 mod schema;
@@ -31,4 +36,5 @@ pub use enforcement::{EnforcementFilter, Step};
 pub use id::IdSource;
 pub use incident::{Evidence, Incident, IncidentFilter, Note};
 pub use operator::{AuditEntry, AuditFilter};
+pub use outbox::{MessageKind, NewMessage, OutboxLimits, OutboxTally, Queued};
 pub use profile::StoredProfile;

@@ -92,6 +92,35 @@ const MIGRATIONS: &[&str] = &[
         document TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE outbox (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        device TEXT NOT NULL,
+        kind INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        at_us INTEGER NOT NULL,
+        body TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX outbox_least ON outbox (kind, sequence);
+
+    CREATE TABLE outbox_tally (
+        kind INTEGER PRIMARY KEY,
+        added INTEGER NOT NULL DEFAULT 0,
+        acknowledged INTEGER NOT NULL DEFAULT 0,
+        dropped INTEGER NOT NULL DEFAULT 0,
+        waiting INTEGER NOT NULL DEFAULT 0,
+        bytes INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+
+    CREATE TABLE policy (
+        version INTEGER PRIMARY KEY,
+        applied_us INTEGER NOT NULL,
+        in_force INTEGER NOT NULL,
+        who TEXT NOT NULL,
+        document BLOB NOT NULL
+    ) STRICT;
+",
 ];
 
 /// Version of a database that went through every migration.

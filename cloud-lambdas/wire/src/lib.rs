@@ -25,6 +25,10 @@ pub struct Envelope<T> {
     pub id: String,
     /// When it was written, RFC 3339 in UTC.
     pub time: String,
+    /// Place in the order of the gateway's kept messages, from 1; none of a message that is not kept. It grows with every message,
+    /// so it orders those of one device, and a number left out was dropped on the gateway. It begins anew with a new database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
     /// The message.
     pub body: T,
 }
@@ -32,7 +36,14 @@ pub struct Envelope<T> {
 impl<T> Envelope<T> {
     /// A message of the present schema.
     pub fn new(gateway: impl Into<String>, id: impl Into<String>, time: impl Into<String>, body: T) -> Self {
-        Self { schema: SCHEMA, gateway: gateway.into(), id: id.into(), time: time.into(), body }
+        let (gateway, id, time) = (gateway.into(), id.into(), time.into());
+        Self { schema: SCHEMA, gateway, id, time, sequence: None, body }
+    }
+
+    /// The same message with its place in the gateway's order.
+    #[must_use]
+    pub fn at(self, sequence: u64) -> Self {
+        Self { sequence: Some(sequence), ..self }
     }
 
     /// The message, unless its schema is a later one.
@@ -66,6 +77,8 @@ pub enum Report {
     Block(BlockReport),
     /// The gateway is there.
     Heartbeat(Heartbeat),
+    /// A policy was taken over, refused, taken back, or ran out.
+    Policy(PolicyReport),
 }
 
 /// Correlated evidence.
@@ -156,6 +169,39 @@ pub struct Heartbeat {
     pub counters: BTreeMap<String, u64>,
 }
 
+/// What became of a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyOutcome {
+    /// It is in force.
+    Applied,
+    /// It was not taken over; the one before stays in force.
+    Refused,
+    /// An earlier one is in force again.
+    RolledBack,
+    /// Its time is over; the configuration file rules.
+    Expired,
+}
+
+/// A gateway's answer to a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyReport {
+    /// What became of it.
+    pub outcome: PolicyOutcome,
+    /// Version of the policy this is about; none if it could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// Version in force now; none for the configuration file alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<u64>,
+    /// Why it was refused, as one word of a closed set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The same in plain words.
+    #[serde(default)]
+    pub detail: String,
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed round trip is the test's failure")]
@@ -203,14 +249,28 @@ mod tests {
         })
     }
 
+    fn policy() -> Report {
+        Report::Policy(PolicyReport {
+            outcome: PolicyOutcome::Refused,
+            version: Some(3),
+            in_force: Some(4),
+            reason: Some("not-newer".to_owned()),
+            detail: "version 3 is not newer than 4".to_owned(),
+        })
+    }
+
     #[test]
     fn every_report_survives_the_wire() {
-        for report in [incident(), block(), heartbeat()] {
+        for report in [incident(), block(), heartbeat(), policy()] {
             let sent = Envelope::new("gw-1", "m-1", "2026-01-02T03:04:08Z", report);
             let text = serde_json::to_string(&sent).unwrap();
             let received: Envelope<Report> = serde_json::from_str(&text).unwrap();
             assert_eq!(received, sent);
             assert_eq!(received.open().unwrap(), sent.body);
+            let kept = sent.at(7);
+            let text = serde_json::to_string(&kept).unwrap();
+            assert!(text.contains(r#""sequence":7,"#), "{text}");
+            assert_eq!(serde_json::from_str::<Envelope<Report>>(&text).unwrap(), kept);
         }
     }
 
