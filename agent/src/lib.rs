@@ -16,6 +16,7 @@ pub mod judge;
 pub mod kind;
 pub mod learn;
 pub mod mud;
+pub mod policy;
 pub mod replay;
 pub mod run;
 pub mod store;

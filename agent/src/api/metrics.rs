@@ -3,7 +3,7 @@
 //! A [`Snapshot`] is what the loop knows at one moment; [`render`] writes it. Every counter of the kernel appears by itself
 //! because the names come from `Counters::named`.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use prometheus_client::{
     collector::Collector,
@@ -103,6 +103,10 @@ pub struct Snapshot {
     pub reconcile_differences: u64,
     /// Time from reading an event to its score.
     pub scoring: Latency,
+    /// Version of the policy in force, 0 for none.
+    pub policy_version: u64,
+    /// Policies refused, by reason.
+    pub policies_refused: BTreeMap<String, u64>,
     /// Messages to the cloud by kind.
     pub outbox: Vec<(MessageKind, OutboxTally)>,
 }
@@ -199,8 +203,21 @@ impl Collector for Snapshot {
             differences,
         )?;
         latency(e, "scoring", "Time from reading an event to its score", &self.scoring)?;
+        fleet(e, self)?;
         outbox(e, &self.outbox)
     }
+}
+
+fn fleet(e: &mut DescriptorEncoder, snapshot: &Snapshot) -> Result<(), fmt::Error> {
+    let help = "Version of the policy in force, 0 for none";
+    gauge(e, "policy_version", help, None, snapshot.policy_version as i64)?;
+    let help = "Policies refused, by reason";
+    let mut family = e.encode_descriptor("policies_refused", help, None, MetricType::Counter)?;
+    for (reason, count) in &snapshot.policies_refused {
+        let label = [("reason", reason.as_str())];
+        family.encode_family(&label)?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+    }
+    Ok(())
 }
 
 fn outbox(e: &mut DescriptorEncoder, tallies: &[(MessageKind, OutboxTally)]) -> Result<(), fmt::Error> {

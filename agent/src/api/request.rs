@@ -12,7 +12,7 @@ use crate::{
         metrics::Snapshot,
         view::{
             AllowCheckView, AllowView, BlockView, DeviceView, EventView, ExplainView, IncidentView,
-            ModelView, ProfileView, ReloadView, RoleWord, StatusView,
+            ModelView, PolicyCheckView, PolicyView, ProfileView, ReloadView, RoleWord, StatusView,
         },
     },
     config::{period::Period, values::IsolationLevel},
@@ -56,6 +56,15 @@ pub enum Request {
     ApplyProfile { device: DeviceRef, description: Bytes, operator: Operator, reply: Reply<ProfileView> },
     /// Hold a device to nothing; answers what was ended.
     RemoveProfile { device: DeviceRef, operator: Operator, reply: Reply<ProfileView> },
+
+    /// The policy in force, the ones before, and what was refused.
+    Policy { reply: Reply<PolicyView> },
+    /// What a sealed policy would change.
+    CheckPolicy { sealed: Bytes, reply: Reply<PolicyCheckView> },
+    /// Put a sealed policy in force.
+    ApplyPolicy { sealed: Bytes, operator: Operator, reply: Reply<PolicyView> },
+    /// Put the policy before in force again.
+    RollbackPolicy { operator: Operator, reply: Reply<PolicyView> },
 
     /// Every enforcement, isolations included; never-block entries excluded.
     Blocks { reply: Reply<Vec<BlockView>> },

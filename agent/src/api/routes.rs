@@ -2,6 +2,7 @@
 //!
 //! Bodies are bounded, every answer has a deadline, and a stop ends every wait.
 
+mod policy;
 mod profiles;
 
 use axum::{
@@ -30,6 +31,7 @@ use crate::{
     },
     enforce::Target,
     mud::MAX_BYTES,
+    policy::MAX_BYTES as POLICY_BYTES,
 };
 
 /// Largest body of an order.
@@ -155,7 +157,8 @@ pub(super) fn operators(shared: Shared) -> Router {
         )
         .layer(DefaultBodyLimit::max(MODEL_BYTES));
     let profiles = profiles::routes().layer(DefaultBodyLimit::max(MAX_BYTES));
-    bounded(orders.merge(import).merge(profiles).with_state(shared))
+    let policy = policy::routes().layer(DefaultBodyLimit::max(POLICY_BYTES));
+    bounded(orders.merge(import).merge(profiles).merge(policy).with_state(shared))
 }
 
 fn devices() -> Router<Shared> {

@@ -4,6 +4,7 @@
 //! 3339 in UTC, lengths of time whole seconds (`_s`).
 
 mod device;
+mod policy;
 mod profile;
 mod words;
 
@@ -19,7 +20,11 @@ use crate::{
 };
 
 pub use self::words::{ActionWord, BaselineState, CheckState, EventKind, Health, ReasonWord, RoleWord};
-pub use self::{device::DeviceView, profile::ProfileView};
+pub use self::{
+    device::DeviceView,
+    policy::{PolicyCheckView, PolicyVersionView, PolicyView},
+    profile::ProfileView,
+};
 
 /// Number of the JSON schema.
 pub const SCHEMA: u32 = 1;

@@ -15,6 +15,7 @@ mod incidents;
 pub mod model;
 mod models;
 mod output;
+mod policy;
 pub mod replay;
 mod run;
 mod shell;
@@ -85,6 +86,8 @@ enum Command {
     Explain(incidents::Explain),
     #[command(subcommand)]
     Model(models::Command),
+    #[command(subcommand)]
+    Policy(policy::Command),
     Replay(replay::Args),
     Evaluate(evaluate::Args),
     #[command(subcommand)]
@@ -135,6 +138,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Incidents(command) => asking(incidents::run(command, output, &client())),
         Command::Explain(args) => asking(incidents::explain(&args, output, &client())),
         Command::Model(command) => asking(models::run(command, output, &client())),
+        Command::Policy(command) => asking(policy::run(command, output, &client())),
     }
 }
 

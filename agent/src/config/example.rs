@@ -24,6 +24,7 @@ pub fn example() -> String {
     section(&mut text, "inputs", &config.inputs);
     section(&mut text, "log", &config.log);
     section(&mut text, "metrics", &config.metrics);
+    section(&mut text, "policy", &config.policy);
     section(&mut text, "cloud", &config.cloud);
     text
 }

@@ -23,11 +23,11 @@ pub use self::{
     example::example,
     schema::{
         Cloud, Enforcement, Feeds, Gateway, Inputs, Kernel, Learning, Log, Metrics, Names, NeverBlock,
-        Reachability, Response,
+        Policy, Reachability, Response,
     },
     source::Source,
 };
-use crate::learn::RuleConfig;
+use crate::{learn::RuleConfig, policy::Identity};
 
 /// File that is read when no other is named.
 pub const DEFAULT_PATH: &str = "/etc/tidegate/tidegate.toml";
@@ -65,6 +65,8 @@ pub struct Config {
     pub log: Log,
     /// Prometheus metrics.
     pub metrics: Metrics,
+    /// Signed settings of the fleet.
+    pub policy: Policy,
     /// The link to AWS IoT Core.
     pub cloud: Cloud,
 }
@@ -191,6 +193,26 @@ impl Config {
         Some(&self.inputs.eve_alerts).filter(|path| !path.is_empty()).map(PathBuf::from)
     }
 
+    /// Path of the trust anchors of policies, if there are any.
+    pub fn policy_keys_path(&self) -> Option<PathBuf> {
+        Some(&self.policy.keys).filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+
+    /// Name of this gateway in its fleet.
+    pub fn gateway_name(&self) -> String {
+        if !self.gateway.name.is_empty() {
+            return self.gateway.name.clone();
+        }
+        nix::sys::utsname::uname()
+            .map(|system| system.nodename().to_string_lossy().into_owned())
+            .unwrap_or_default()
+    }
+
+    /// Whom policies must be for.
+    pub fn policy_identity(&self) -> Identity {
+        Identity { fleet: self.policy.fleet.clone(), gateway: self.gateway_name() }
+    }
+
     /// Dotted names of keys that differ in `next` and that only a restart can change. The rest may be taken over at once.
     pub fn diff_reloadable(&self, next: &Self) -> Vec<&'static str> {
         let (was, is) = (&self.gateway, &next.gateway);
@@ -209,6 +231,7 @@ impl Config {
             ("learning.window", self.learning.window != next.learning.window),
             ("log", self.log != next.log),
             ("metrics", self.metrics != next.metrics),
+            ("gateway.name", was.name != is.name),
         ];
         pairs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }

@@ -30,6 +30,9 @@ section! {
         /// a baseline; from then on it enforces. Operators' orders are carried out at once. `enforce` acts on rules from the
         /// first packet on. `monitor` never drops a packet and counts what would have been dropped.
         mode: GatewayMode = GatewayMode::Auto,
+        /// Name of this gateway in its fleet: policies are for it, reports are from it, and it is its thing name at AWS IoT Core.
+        /// Empty for the host name.
+        name: String = String::new(),
         /// Directory of the database, the baselines and the event log. Created if absent.
         state_dir: PathBuf = PathBuf::from("/var/lib/tidegate"),
         /// Socket the command line talks to.
@@ -210,6 +213,13 @@ section! {
     Metrics {
         /// Address and port of `/metrics`, on loopback; `off` for none.
         listen: Listen = Listen::At(SocketAddr::from(([127, 0, 0, 1], 9469))),
+    }
+    /// Signed settings of the fleet that lie over this file: `tidegate policy`.
+    Policy {
+        /// File with the public keys (Ed25519, PEM) whose signatures count; nobody but its owner may write it. Empty for no policies.
+        keys: String = String::new(),
+        /// Fleet this gateway belongs to; policies must name the same.
+        fleet: String = String::new(),
     }
     /// The link to AWS IoT Core. Detection and enforcement never wait for it.
     Cloud {

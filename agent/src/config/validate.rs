@@ -256,6 +256,16 @@ fn surroundings(check: &mut Check, config: &Config) {
 }
 
 fn cloud(check: &mut Check, config: &Config) {
+    for (key, name) in [("gateway.name", &config.gateway.name), ("policy.fleet", &config.policy.fleet)] {
+        let is_sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b':');
+        if name.len() > 128 || !name.bytes().all(is_sound) {
+            let hint = "write up to 128 letters, digits, `-`, `_` and `:`, as AWS IoT Core takes them";
+            check.refuse(key, format!("{name:?}"), "not a name", hint);
+        }
+    }
+    if let Some(keys) = config.policy_keys_path() {
+        check.absolute("policy.keys", &keys);
+    }
     let cloud = &config.cloud;
     check.range("cloud.heartbeat", cloud.heartbeat, Period::seconds(30)..=Period::hours(24));
     check.range("cloud.outbox_rows", cloud.outbox_rows, 100..=10_000_000);

@@ -34,7 +34,7 @@ impl Reachability {
     const NONE: Self = Self { dns: false, ntp: false, cloud: false };
 
     /// What answered in `self` and no longer does in `after`.
-    fn lost(self, after: Self) -> Vec<&'static str> {
+    pub fn lost(self, after: Self) -> Vec<&'static str> {
         [("dns", self.dns, after.dns), ("ntp", self.ntp, after.ntp), ("cloud", self.cloud, after.cloud)]
             .into_iter()
             .filter(|(_, before, after)| *before && !after)

@@ -67,6 +67,20 @@ impl Gateway {
                 self.audit(&operator, "remove profile", &device.to_string(), "", &answer);
                 drop(reply.send(answer));
             }
+            Request::Policy { reply } => drop(reply.send(self.policy_view())),
+            Request::CheckPolicy { sealed, reply } => drop(reply.send(self.check_policy(&sealed))),
+            Request::ApplyPolicy { sealed, operator, reply } => {
+                let answer = self.apply_policy(&sealed, &operator.to_string());
+                let version = answer.as_ref().ok().and_then(|view| view.version);
+                let detail = version.map(|version| version.to_string()).unwrap_or_default();
+                self.audit(&operator, "apply policy", "", &detail, &answer);
+                drop(reply.send(answer));
+            }
+            Request::RollbackPolicy { operator, reply } => {
+                let answer = self.rollback_policy();
+                self.audit(&operator, "roll back policy", "", "", &answer);
+                drop(reply.send(answer));
+            }
             Request::Blocks { reply } => drop(reply.send(Ok(self.blocks()))),
             Request::AddBlock { order, operator, reply } => {
                 let answer = self.add_block(&order, &operator);

@@ -14,7 +14,9 @@ use tidegate_common::{
 };
 use tokio::sync::broadcast;
 
-use super::{alerts::Alerts, forests::Forests, heal::Healer, ledger::Ledger, profiles::Profiles};
+use super::{
+    alerts::Alerts, forests::Forests, heal::Healer, ledger::Ledger, policy::Trial, profiles::Profiles,
+};
 use crate::{
     api::{
         Latency,
@@ -26,6 +28,7 @@ use crate::{
     identity::{IdentityEvent, Mac, Registry},
     judge,
     learn::{FlowEnds, Learner},
+    policy::Policies,
     store::{IdSource, Incident, Store, StoreError, eve::EveLog},
 };
 
@@ -49,7 +52,13 @@ pub(super) struct Tallies {
 
 /// The state of a running gateway.
 pub(super) struct Gateway {
+    /// The settings in force: the file's, with the policy over them.
     pub(super) config: Config,
+    /// The settings of the file.
+    pub(super) base: Config,
+    pub(super) policies: Policies,
+    pub(super) policy_trial: Option<Trial>,
+    pub(super) last_reach: Option<Reachability>,
     pub(super) source: Source,
     pub(super) datapath: Datapath,
     pub(super) kernel_log: KernelLog,
@@ -209,11 +218,13 @@ impl Gateway {
         let now = now();
         let report = self.enforcer.on_reachability(reachable, now);
         self.commit(report, now);
+        self.try_reachability(reachable, now);
     }
 
-    /// Whether a verdict is on trial and probes should come quickly.
+    /// Whether a verdict or a policy is on trial and probes should come quickly.
     pub(super) fn is_on_trial(&self) -> bool {
-        self.enforcer.live().iter().any(|record| record.state == State::Pending)
+        self.policy_trial.is_some()
+            || self.enforcer.live().iter().any(|record| record.state == State::Pending)
     }
 
     /// Passes an event on to whoever listens and keeps it for a while.

@@ -13,6 +13,7 @@ mod ledger;
 mod names;
 mod needs;
 mod orders;
+mod policy;
 mod privileges;
 mod probe;
 mod profiles;
@@ -100,6 +101,10 @@ fn set_up(
         ));
     }
 
+    let base = config;
+    let (policies, config) = policy::restore(&store, base, &mut problems)?;
+    let config = &config;
+
     let mut datapath = Datapath::load(&config.load_options())?;
     let verdicts = datapath.take_verdicts()?;
     let kernel_events = datapath.take_events()?;
@@ -138,6 +143,10 @@ fn set_up(
     let forests = Forests::new(datapath.take_forests()?);
     let mut gateway = Gateway {
         config: config.clone(),
+        base: base.clone(),
+        policies,
+        policy_trial: None,
+        last_reach: None,
         source: source.clone(),
         datapath,
         kernel_log,
@@ -164,6 +173,9 @@ fn set_up(
     };
     gateway.commit(Ok(restored), began);
     gateway.load_feeds();
+    if let Err(cause) = gateway.follow_policy(began) {
+        gateway.degraded(&format!("the policy is not wholly in force: {cause}"));
+    }
     Ok((gateway, kernel_events))
 }
 

@@ -84,6 +84,17 @@ impl Profiles {
         self.held.get(&device).map(|held| held.policy.url.as_str())
     }
 
+    /// Who holds this device to a description.
+    pub(super) fn author(&self, device: Mac) -> Option<&str> {
+        self.held.get(&device).map(|held| held.stored.author.as_str())
+    }
+
+    /// The devices held by an author that is meant.
+    pub(super) fn by_author(&self, is_meant: impl Fn(&str) -> bool) -> Vec<Mac> {
+        let meant = self.held.iter().filter(|(_, held)| is_meant(&held.stored.author));
+        meant.map(|(device, _)| *device).collect()
+    }
+
     fn tell_names(&self) {
         let names: BTreeSet<String> =
             self.held.values().flat_map(|held| held.policy.names()).map(str::to_owned).collect();
@@ -122,6 +133,12 @@ impl Gateway {
         who: &Operator,
     ) -> Answer<ProfileView> {
         let mac = self.mac_of(device)?;
+        self.hold(mac, description, who.to_string())?;
+        self.profile_view(mac)
+    }
+
+    /// The same for whoever asks.
+    pub(super) fn hold(&mut self, mac: Mac, description: &[u8], author: String) -> Answer<()> {
         let policy = mud::read(description).map_err(|error| {
             let hint =
                 "nothing was changed; `tidegate devices mud --check FILE` tells the same without a device";
@@ -129,7 +146,7 @@ impl Gateway {
         })?;
         let stored = StoredProfile {
             device: mac,
-            author: who.to_string(),
+            author: author.clone(),
             since: now().wall,
             description: String::from_utf8_lossy(description).into_owned(),
             names: policy.names().into_iter().map(|name| (name.to_owned(), BTreeSet::new())).collect(),
@@ -142,25 +159,31 @@ impl Gateway {
             }
         }
         let aliases = self.aliases(&Target::Device(mac));
-        let author = Author::Operator(who.to_string());
+        let author = Author::Operator(author);
         self.enforcer.set_profile(mac, &held.profile(), &aliases, &author).map_err(refused)?;
         let saved = self.store.batch(Durability::Disk, |store| store.save_profile(&held.stored));
         self.stored(saved);
         self.profiles.held.insert(mac, held);
         self.profiles.tell_names();
-        self.profile_view(mac)
+        Ok(())
     }
 
     /// Lets a device do everything again.
     pub(super) fn remove_profile(&mut self, device: &DeviceRef) -> Answer<ProfileView> {
         let mac = self.mac_of(device)?;
         let view = self.profile_view(mac)?;
+        self.end_profile(mac)?;
+        Ok(view)
+    }
+
+    /// The same for whoever asks.
+    pub(super) fn end_profile(&mut self, mac: Mac) -> Answer<()> {
         self.enforcer.clear_profile(mac).map_err(refused)?;
         let saved = self.store.batch(Durability::Disk, |store| store.delete_profile(mac).map(drop));
         self.stored(saved);
         self.profiles.held.remove(&mac);
         self.profiles.tell_names();
-        Ok(view)
+        Ok(())
     }
 
     /// The description in force for a device.

@@ -122,6 +122,8 @@ impl Gateway {
             rollbacks: self.tallies.rollbacks,
             reconcile_differences: tally.drift,
             scoring: self.tallies.scoring,
+            policy_version: self.policies.in_force().map_or(0, |held| held.document.version),
+            policies_refused: self.refused_policies(),
             // A database that cannot be read is reported when it is written.
             outbox: self.store.outbox_tallies().unwrap_or_default(),
         }))

@@ -10,7 +10,7 @@ use tidegate_common::{
 };
 
 use super::{
-    gateway::{Gateway, kernel_mode, now},
+    gateway::{Gateway, now},
     needs,
 };
 use crate::{
@@ -67,6 +67,7 @@ impl Gateway {
         self.commit(reconciled, now);
         self.save(now);
         self.beat(now);
+        self.watch_policy(now);
         if let (Some(eve), Ok(counters)) = (&mut self.eve, self.datapath.counters()) {
             eve.write(&eve::stats(stats(&counters), now.wall));
         }
@@ -121,16 +122,14 @@ impl Gateway {
 
     /// Reads the configuration again and takes over what can change while running; the keys that need a restart.
     pub(super) fn reload(&mut self) -> Result<Vec<&'static str>, String> {
-        let next = self.source.load().map_err(|error| error.to_string())?;
+        let mut base = self.source.load().map_err(|error| error.to_string())?;
+        let next = self.policies.over(&base).map_err(|refused| refused.to_string())?;
         let needs_restart = self.config.diff_reloadable(&next);
-        let interfaces = self.config.gateway.interfaces.clone();
-        self.config = next;
-        self.config.gateway.interfaces = interfaces;
+        self.take_over(next)?;
+        base.gateway.interfaces.clone_from(&self.config.gateway.interfaces);
+        self.base = base;
+        // What the gateway needs is found out anew, whatever the file says.
         let now = now();
-        self.enforcer.set_settings(self.config.enforce_settings());
-        let mode = kernel_mode(self.config.gateway.mode);
-        self.enforcer.set_config(self.config.kernel_config(mode)).map_err(|error| error.to_string())?;
-        self.learner.reconfigure(self.config.learn_config(), self.config.detection.clone());
         let system = self.enforcer.set_system(&needs::system_entries(&self.config), now);
         self.commit(system, now);
         self.load_feeds();

@@ -23,6 +23,7 @@ mod outbox;
 mod outbox_crash_tests;
 #[cfg(test)]
 mod outbox_tests;
+mod policy;
 mod profile;
 mod rotate;
 mod schema;
@@ -37,4 +38,5 @@ pub use id::IdSource;
 pub use incident::{Evidence, Incident, IncidentFilter, Note};
 pub use operator::{AuditEntry, AuditFilter};
 pub use outbox::{MessageKind, NewMessage, OutboxLimits, OutboxTally, Queued};
+pub use policy::StoredPolicy;
 pub use profile::StoredProfile;

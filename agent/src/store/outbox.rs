@@ -208,6 +208,18 @@ impl Store {
         Ok(done)
     }
 
+    /// Drops a message that can never be sent, and counts it as dropped.
+    pub fn discard(&self, sequence: u64) -> Result<(), StoreError> {
+        const OPERATION: &str = "drop a message that cannot be sent";
+        const DELETE: &str = "DELETE FROM outbox WHERE sequence = ?1 RETURNING kind, bytes";
+        const COUNT: &str = "UPDATE outbox_tally
+            SET dropped = dropped + 1, waiting = waiting - 1, bytes = bytes - ?2 WHERE kind = ?1";
+        let gone = self.rows(OPERATION, DELETE, &[&(sequence as i64)], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+        })?;
+        gone.iter().try_for_each(|(kind, bytes)| self.write(OPERATION, COUNT, &[kind, bytes]).map(drop))
+    }
+
     /// What became of the messages of every kind there were any of.
     pub fn outbox_tallies(&self) -> Result<Vec<(MessageKind, OutboxTally)>, StoreError> {
         const QUERY: &str =
