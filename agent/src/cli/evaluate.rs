@@ -21,8 +21,8 @@ use crate::{
 
 /// Measure the detector on labelled flows: ranking, recall, time to detect, false blocks.
 ///
-/// Each device's benign flows are split by time: models learn from the first half, thresholds come from the next fifth,
-/// the rest and every attack are judged. Three detectors a set: the flow model alone, the window model alone, and the
+/// Each device's benign flows are split by time: models learn from the first half, limits begin with the next fifth and
+/// follow what is vetted later, the rest and every attack are judged. Three detectors a set: the flow model alone, the window model alone, and the
 /// whole gateway with its rules (`combined`, judged window by window). Figures are medians over the seeds. Prints JSON.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

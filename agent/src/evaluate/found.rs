@@ -4,7 +4,11 @@ use std::collections::HashMap;
 
 use tidegate_common::device::DeviceKey;
 
-use crate::{judge::Judged, learn::Subject, replay::detect::Watch};
+use crate::{
+    judge::Judged,
+    learn::{Finding, QUARANTINE_NS, Subject, Technique},
+    replay::detect::Watch,
+};
 
 /// More than the logarithms of all that may be rare about a window add up to.
 const ACTED: f64 = 100.0;
@@ -44,6 +48,11 @@ impl Default for Found {
 }
 
 impl Found {
+    /// Whether it acts.
+    pub(super) const fn acts(&self) -> bool {
+        self.acts
+    }
+
     /// What it acts on comes before whatever it only thinks.
     pub(super) fn weight(&self) -> f64 {
         let thought = -self.least_p.max(1e-30).log10();
@@ -56,11 +65,7 @@ pub(super) fn found(watch: &Watch, judged: &[Judged], window_ns: u64) -> HashMap
     let mut strongest: HashMap<(DeviceKey, u64), Found> = HashMap::new();
     for Judged { decision, .. } in judged {
         let finding = &decision.finding;
-        let device = match finding.subject {
-            Subject::Device(device) => Some(device),
-            Subject::Remote(_) => finding.victim.and_then(|victim| watch.registry().resolve(victim)),
-        };
-        let Some(device) = device else { continue };
+        let Some(device) = device_in(watch, finding) else { continue };
         // What was waited for in vain for some seconds is found in the window of what began it, too.
         let waited_ns = finding.at_ns.saturating_sub(finding.first_ns);
         let first_ns = if waited_ns < window_ns { finding.first_ns } else { finding.at_ns };
@@ -71,4 +76,41 @@ pub(super) fn found(watch: &Watch, judged: &[Judged], window_ns: u64) -> HashMap
         }
     }
     strongest
+}
+
+/// When something was found about each device, or about hosts that attack it.
+#[derive(Debug)]
+pub(super) struct Trouble(HashMap<DeviceKey, Vec<u64>>);
+
+impl Trouble {
+    pub(super) fn of(watch: &Watch, judged: &[Judged]) -> Self {
+        let mut times: HashMap<DeviceKey, Vec<u64>> = HashMap::new();
+        for finding in judged.iter().map(|judged| &judged.decision.finding) {
+            if finding.technique != Technique::CHANGE
+                && let Some(device) = device_in(watch, finding)
+            {
+                times.entry(device).or_default().push(finding.at_ns);
+            }
+        }
+        for times in times.values_mut() {
+            times.sort_unstable();
+        }
+        Self(times)
+    }
+
+    /// Whether what a device does at a moment would not be learned from: something was found shortly before, or before it
+    /// had waited long enough.
+    pub(super) fn is_around(&self, device: DeviceKey, at_ns: u64) -> bool {
+        let Some(times) = self.0.get(&device) else { return false };
+        let next = times.partition_point(|time| time.saturating_add(QUARANTINE_NS) < at_ns);
+        times.get(next).is_some_and(|time| *time <= at_ns.saturating_add(QUARANTINE_NS))
+    }
+}
+
+/// The device that a finding is about, or that the host it is about attacks.
+fn device_in(watch: &Watch, finding: &Finding) -> Option<DeviceKey> {
+    match finding.subject {
+        Subject::Device(device) => Some(device),
+        Subject::Remote(_) => finding.victim.and_then(|victim| watch.registry().resolve(victim)),
+    }
 }

@@ -67,18 +67,6 @@ pub fn threshold(normal: &[f64], share: f64) -> f64 {
     sorted.get(allowed).copied().unwrap_or(f64::INFINITY)
 }
 
-/// The score that about `share` of further normal rows will exceed, going by the tail of `normal`; infinity of nothing.
-///
-/// Few rows do not reach out to rare scores, so beyond their rarest tenth the tail is taken to fall off exponentially (peaks
-/// over threshold, Pickands 1975), at a pace that single outliers do not change.
-pub fn tail_threshold(normal: &[f64], share: f64) -> f64 {
-    const TAIL: f64 = 0.1;
-    let beyond = threshold(normal, TAIL);
-    let excess = median(normal.iter().map(|score| score - beyond).filter(|excess| *excess > 0.0));
-    let pace = excess.unwrap_or(0.0) / std::f64::consts::LN_2;
-    threshold(normal, share).max(beyond + pace * (TAIL / share).ln().max(0.0))
-}
-
 /// The middle value, or the mean of the two in the middle.
 pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut sorted: Vec<f64> = values.into_iter().collect();

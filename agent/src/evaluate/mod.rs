@@ -1,9 +1,10 @@
 //! How good the detector is on labelled flows: the flow model, the window model, and the whole gateway with its rules.
 //!
 //! The whole gateway is the one of `replay --detect`; nothing here detects. Baselines come from each device's first benign
-//! half, thresholds from the next fifth, figures from the rest and every attack; seeds change the models alone. A set may
+//! half, limits from the next fifth and what was vetted since, figures from the rest and every attack; seeds change the models alone. A set may
 //! be of any size; its flows are kept in memory.
 
+mod alarms;
 mod episode;
 mod found;
 pub mod metrics;

@@ -15,7 +15,7 @@ use tidegate_common::{
 use super::{
     Plan,
     episode::{Episodes, Verdict, label_of},
-    found::{FlowEvidence, found},
+    found::{FlowEvidence, Trouble, found},
     report::{Frame, Sample, SeedResult, SetResult, gather, ranking},
     split::{Part, Row, Split, split},
 };
@@ -131,7 +131,7 @@ impl Set<'_> {
     /// Scores and figures of the three detectors.
     fn run(&self, seed: u64) -> Result<[(Vec<Sample>, SeedResult); 3], WatchError> {
         let watch = self.gateway(seed, &self.learned)?;
-        let flows = self.flow_samples(&watch);
+        let mut flows = self.flow_samples(&watch);
         let shuffled = ranking(&self.flow_samples(&self.gateway(seed, &shuffle(&self.learned, seed))?)).auroc;
 
         // Benign traffic alone gives the negatives and false blocks, the same with every attack in it the positives.
@@ -139,8 +139,13 @@ impl Set<'_> {
         let attacked = self.watched(self.gateway(seed, &self.learned)?, |part| {
             matches!(part, Part::Calibrate | Part::Test | Part::Attack)
         })?;
-        let (mut windows, mut combined) = self.window_samples(&benign, false);
-        let (attacked_windows, attacked_combined) = self.window_samples(&attacked, true);
+        let trouble = [&benign, &attacked].map(|watched| Trouble::of(&watched.watch, &watched.judged));
+        let (mut windows, mut combined) = self.window_samples(&benign, false, &trouble[0]);
+        let (attacked_windows, attacked_combined) = self.window_samples(&attacked, true, &trouble[1]);
+        for flow in &mut flows {
+            let at_ns = benign.watch.clock_of(flow.known_ns);
+            flow.spoilt = trouble[usize::from(flow.part == Part::Attack)].is_around(flow.device, at_ns);
+        }
         windows.extend(attacked_windows);
         combined.extend(attacked_combined);
         let outcome = self.episodes.judge(&verdicts(&attacked.watch, &attacked.judged));
@@ -182,6 +187,9 @@ impl Set<'_> {
                     known_ns: row.flow.last_ns,
                     look: look(&vector),
                     episode: *episode,
+                    device: row.device,
+                    acts: false,
+                    spoilt: false,
                 })
             })
             .collect()
@@ -196,7 +204,12 @@ impl Set<'_> {
     }
 
     /// Windows as the model alone scores them, and with everything the gateway found in them: those of attacks, or all others.
-    fn window_samples(&self, watched: &Watched, attacks: bool) -> (Vec<Sample>, Vec<Sample>) {
+    fn window_samples(
+        &self,
+        watched: &Watched,
+        attacks: bool,
+        trouble: &Trouble,
+    ) -> (Vec<Sample>, Vec<Sample>) {
         let Watched { watch, judged, windows } = watched;
         let window_ns = self.config.learning.window.as_ns();
         let marks = self.marks(watch, window_ns, attacks);
@@ -216,15 +229,26 @@ impl Set<'_> {
             let mut window = ended.window;
             window.epoch = 0;
             let look = look(&bytemuck::bytes_of(&window));
-            let sample = |score| Sample { score, part, label, known_ns, look, episode };
+            let spoilt = trouble.is_around(ended.device, ends_ns);
+            let sample = |score, acts| Sample {
+                score,
+                part,
+                label,
+                known_ns,
+                look,
+                episode,
+                device: ended.device,
+                acts,
+                spoilt,
+            };
             if let Some(opinion) = ended.opinion {
-                of_model.push(sample(opinion.score));
+                of_model.push(sample(opinion.score, false));
             }
             // Independent evidence adds up as logarithms do; the score itself orders what is equally rare.
             let model = ended.opinion.map_or(0.0, |opinion| opinion.score - opinion.p_value.log10());
             let found = evidence.get(&name).copied().unwrap_or_default();
             let flows = flows.get(&name).map_or(0.0, FlowEvidence::weight);
-            of_all.push(sample(model + flows + found.weight()));
+            of_all.push(sample(model + flows + found.weight(), found.acts()));
         }
         (of_model, of_all)
     }

@@ -71,6 +71,11 @@ impl Calibration {
         (at_least + 1) as f64 / (self.sorted.len() + 1) as f64
     }
 
+    /// The least p-value that the path lengths it began with can tell.
+    pub(super) fn rarest(&self) -> f64 {
+        1.0 / (self.held_out + 1) as f64
+    }
+
     /// P-value up to which something is evidence when `rate` of normal traffic may be: at least the smallest that so few path
     /// lengths can tell.
     pub(super) fn limit(&self, rate: f64) -> f64 {

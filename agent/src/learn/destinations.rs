@@ -68,8 +68,8 @@ pub(super) struct Past<'a> {
 
 /// Mean and relative deviation of gaps.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Rhythm {
-    gap_ns: f64,
+pub(super) struct Rhythm {
+    pub(super) gap_ns: f64,
     jitter: f64,
 }
 
@@ -192,28 +192,31 @@ fn beacon(
     contacts: u64,
     first_ns: u64,
 ) -> Option<Finding> {
-    let shortest_ns = f64::from(config.beacon_min_gap_ms) * MILLI_NS as f64;
-    let longest_ns = f64::from(config.beacon_max_gap_s) * SECOND_NS as f64;
-    let gap_ms = rhythm.gap_ns / MILLI_NS as f64;
-    let is_habit = past.habits.iter().any(|habit| {
-        habit.port == contact.port && (habit.gap_ms as f64 - gap_ms).abs() <= HABIT_TOLERANCE * gap_ms
-    });
-    if is_habit
-        || rhythm.jitter > config.beacon_jitter
-        || !(shortest_ns..=longest_ns).contains(&rhythm.gap_ns)
-    {
+    if !is_beat(config, contact.port, past, rhythm) {
         return None;
     }
     let detail = format!(
         "{contacts} contacts with {} port {}, a host never seen in its baseline, every {:.1} s and only {:.0} % off the beat",
         contact.victim,
         contact.port,
-        gap_ms / 1_000.0,
+        rhythm.gap_ns / SECOND_NS as f64,
         rhythm.jitter * 100.0
     );
     let is_web = contact.protocol == proto::TCP && matches!(contact.port, 80 | 443);
     let score = if is_web && past.hosts >= MANY_HOSTS { 0.55 } else { 0.85 };
     Some(finding(contact, Technique::COMMAND_AND_CONTROL, "beacon", score, first_ns, detail))
+}
+
+/// Whether contacts come as regularly as a beacon's and are no habit.
+pub(super) fn is_beat(config: &RuleConfig, port: u16, past: Past<'_>, rhythm: Rhythm) -> bool {
+    let shortest_ns = f64::from(config.beacon_min_gap_ms) * MILLI_NS as f64;
+    let longest_ns = f64::from(config.beacon_max_gap_s) * SECOND_NS as f64;
+    let gap_ms = rhythm.gap_ns / MILLI_NS as f64;
+    let is_habit = past
+        .habits
+        .iter()
+        .any(|habit| habit.port == port && (habit.gap_ms as f64 - gap_ms).abs() <= HABIT_TOLERANCE * gap_ms);
+    !is_habit && rhythm.jitter <= config.beacon_jitter && (shortest_ns..=longest_ns).contains(&rhythm.gap_ns)
 }
 
 /// Whether a volume sent to a destination that the baseline does not know is out of all proportion.
@@ -259,13 +262,13 @@ fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
-fn is_regular_by_nature(contact: &Contact<'_>) -> bool {
+pub(super) fn is_regular_by_nature(contact: &Contact<'_>) -> bool {
     !matches!(contact.protocol, proto::TCP | proto::UDP)
         || (is_chatty(contact.protocol, contact.port) && contact.port != 443)
         || (contact.protocol == proto::TCP && matches!(contact.port, 53 | 853))
 }
 
-fn rhythm(starts: impl Iterator<Item = u64>) -> Option<Rhythm> {
+pub(super) fn rhythm(starts: impl Iterator<Item = u64>) -> Option<Rhythm> {
     let starts: Vec<u64> = starts.collect();
     let gaps: Vec<f64> = starts.windows(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64).collect();
     if gaps.len() < 2 {

@@ -115,6 +115,11 @@ impl Detector {
         self.calibration.limit(rate)
     }
 
+    /// The least p-value that the held-out traffic alone could tell.
+    pub(super) fn rarest(&self) -> f64 {
+        self.calibration.rarest()
+    }
+
     /// Whether a vector is too far from normal ever to be taken for a drift of it.
     pub(super) fn is_far(&self, vector: &FeatureVector) -> bool {
         self.calibration.is_far(self.model.sum(vector))

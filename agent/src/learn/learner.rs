@@ -26,6 +26,7 @@ use super::{
     forest::GrowthError,
     inbound::Inbound,
     keeping::admit,
+    lines::{self, Lines},
     model::ModelKind,
     naming, peers,
     reporting::{Report, Signs},
@@ -51,6 +52,7 @@ pub struct Learner {
     flows: LruCache<FlowKey, (Progress, bool)>,
     pub(super) destinations: Destinations,
     pub(super) inbound: Inbound,
+    pub(super) lines: Lines,
     pub(super) reported: LruCache<Report, u64>,
     pub(super) signs: Signs,
     /// When subjects were last let go: what they began before is no evidence.
@@ -71,6 +73,7 @@ impl Learner {
             flows: LruCache::new(MAX_FLOWS),
             destinations: Destinations::new(),
             inbound: Inbound::new(),
+            lines: Lines::new(),
             reported: LruCache::new(MAX_REPORTS),
             signs: Signs::new(),
             released: LruCache::new(MAX_REPORTS),
@@ -101,7 +104,10 @@ impl Learner {
         let mut found = Vec::new();
         match FlowCause::from_code(event.cause) {
             Some(FlowCause::Start) => self.started(&contact, &mut found),
-            cause => self.continued(&event.key, &contact, cause == Some(FlowCause::Closed), &mut found),
+            cause => {
+                self.continued(&event.key, &contact, cause == Some(FlowCause::Closed), &mut found);
+                self.talked(&event.key, &contact, cause == Some(FlowCause::ActiveTimeout), &mut found);
+            }
         }
         if event.cause == FlowCause::Cut as u8 {
             found.extend(self.cut(&event.key, &contact));
@@ -245,6 +251,22 @@ impl Learner {
         found.extend(finding.map(|finding| self.explained(finding, device, ModelKind::Flow, &vector)));
     }
 
+    /// A device with a baseline goes on to talk to a host outside; `kept_open` when there was no other reason to tell it.
+    fn talked(&mut self, key: &FlowKey, contact: &Contact<'_>, kept_open: bool, found: &mut Vec<Finding>) {
+        let (Some(device), None) = (contact.ends.initiator, contact.ends.responder) else { return };
+        let Some(state) = self.devices.peek(&device) else { return };
+        let since = self.since_release(&contact.subject, contact.record, &Progress::default());
+        let is_outside = is_host(contact.victim) && !self.own.contains(&contact.victim);
+        if state.phase != Phase::Ready || !is_outside || since != Since::Whole {
+            return;
+        }
+        let is_usual = |port| state.services.are_used_outside(contact.protocol, port);
+        found.extend(lines::chat(contact, is_usual));
+        if kept_open && !(state.known.contains(&contact.victim) && is_usual(contact.port)) {
+            found.extend(self.lines.kept_open(self.rules.config(), key, contact, state.past()));
+        }
+    }
+
     /// Somebody outside turns to a device with a baseline.
     fn knocked(&mut self, contact: &Contact<'_>) {
         let state = contact.ends.responder.and_then(|device| Some((device, self.devices.peek(&device)?)));
@@ -263,7 +285,14 @@ impl Learner {
             Subject::Remote(_) => Standing::New,
             Subject::Device(device) => match self.devices.peek(&device) {
                 Some(state) if state.phase == Phase::Ready && state.known.contains(&contact.victim) => {
-                    Standing::Known
+                    let (protocol, port) = (contact.protocol, contact.port);
+                    let is_device = contact.ends.responder.is_some();
+                    // What a known host was never asked for is judged as what a new device does: reported.
+                    if is_device || state.services.are_used_outside(protocol, port) {
+                        Standing::Known
+                    } else {
+                        Standing::Unlearned
+                    }
                 }
                 Some(state) if state.phase == Phase::Ready => Standing::New,
                 _ => Standing::Unlearned,

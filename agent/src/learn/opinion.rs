@@ -13,7 +13,8 @@ use super::{detector::Detector, learner::Learner, window::window_features};
 pub struct Opinion {
     /// Anomaly score, 0–1, higher = more anomalous.
     pub score: f64,
-    /// Share of held-out normal traffic at least as anomalous, never 0.
+    /// Share of normal traffic at least as anomalous, never below what the learning period's own held-out traffic can tell: the
+    /// same vector must not be rarer later only because more was seen meanwhile.
     pub p_value: f64,
 }
 
@@ -33,5 +34,5 @@ impl Learner {
 
 fn opinion(detector: &Detector, vector: &FeatureVector) -> Opinion {
     let judged = detector.judge(vector);
-    Opinion { score: judged.score, p_value: judged.p_value }
+    Opinion { score: judged.score, p_value: judged.p_value.max(detector.rarest()) }
 }

@@ -29,6 +29,7 @@ impl Learner {
         self.signs.forget(&about);
         self.destinations.forget(&about);
         self.inbound.forget(&about);
+        self.lines.forget(&about);
         for (device, state) in &mut self.devices {
             if about(&Subject::Device(*device)) {
                 state.drop_evidence();

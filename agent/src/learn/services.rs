@@ -135,6 +135,16 @@ impl Services {
         self.known.iter().any(|(service, ())| is_it(service))
     }
 
+    /// Whether the device turns to hosts outside there.
+    pub(super) fn are_used_outside(&self, protocol: u8, port: u16) -> bool {
+        let is_it = |service: &Service| {
+            service.by_device
+                && service.whom == Whom::Remote
+                && (service.protocol, service.port) == (protocol, port)
+        };
+        self.known.iter().any(|(service, ())| is_it(service))
+    }
+
     /// A trusted resolver gave the device this address for a name. Names last, as a description must not change with every answer.
     pub(super) fn named(&mut self, address: IpAddr, name: &str) {
         self.names.put(address, name.into());

@@ -19,6 +19,7 @@ pub(super) const MS: u64 = 1_000_000;
 pub(super) const S: u64 = 1_000 * MS;
 const PORT: u32 = 3;
 const WINDOW_NS: u64 = 30 * S;
+const ACTIVE_TIMEOUT_NS: u64 = 30 * S;
 /// Half of a round trip.
 const HALF_TRIP: u64 = 5 * MS;
 
@@ -253,14 +254,20 @@ impl Sim {
             let milestone = record.observe(&packet, end, point, now).unwrap_or_default();
             let cause = if milestone.closed {
                 Some(FlowCause::Closed)
+            } else if milestone.checkpoint {
+                Some(FlowCause::Checkpoint)
             } else {
-                milestone.checkpoint.then_some(FlowCause::Checkpoint)
+                (now - record.reported_ns > ACTIVE_TIMEOUT_NS).then_some(FlowCause::ActiveTimeout)
             };
+            if cause.is_some() {
+                record.reported_ns = now;
+            }
             (*record, cause)
         } else {
             let mut record = FlowRecord::default();
             record.begin(&packet, end, now);
             record.observe(&packet, end, point, now);
+            record.reported_ns = now;
             self.flows.insert(key, record);
             if let Some(device) = sender {
                 let window = self.window(device);

@@ -11,7 +11,7 @@ use tidegate_common::feature::FeatureVector;
 use super::{model::ModelKind, rules::SECOND_NS};
 
 /// How long a vector waits, and how long a finding spoils what comes after it.
-pub(super) const QUARANTINE_NS: u64 = 600 * SECOND_NS;
+pub(crate) const QUARANTINE_NS: u64 = 600 * SECOND_NS;
 /// Vectors that wait at most.
 const MOST: usize = 512;
 
