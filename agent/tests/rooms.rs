@@ -65,6 +65,11 @@ fn only_datapath_names_aya() {
 }
 
 #[test]
+fn only_the_link_names_rumqttc() {
+    assert_eq!(outside(&["fleet/link.rs"], &["rumqttc"]), Vec::<String>::new());
+}
+
+#[test]
 fn only_run_starts_tasks_and_threads() {
     assert_eq!(outside(&["run", "run.rs"], &["::spawn(", "spawn_blocking("]), Vec::<String>::new());
 }

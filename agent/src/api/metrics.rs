@@ -103,6 +103,12 @@ pub struct Snapshot {
     pub reconcile_differences: u64,
     /// Time from reading an event to its score.
     pub scoring: Latency,
+    /// Whether the link to the cloud is up.
+    pub cloud_online: bool,
+    /// How often it was made.
+    pub cloud_connects: u64,
+    /// How often it was lost or could not be made.
+    pub cloud_failures: u64,
     /// Version of the policy in force, 0 for none.
     pub policy_version: u64,
     /// Policies refused, by reason.
@@ -209,6 +215,9 @@ impl Collector for Snapshot {
 }
 
 fn fleet(e: &mut DescriptorEncoder, snapshot: &Snapshot) -> Result<(), fmt::Error> {
+    gauge(e, "cloud_online", "1 when the link to the cloud is up", None, i64::from(snapshot.cloud_online))?;
+    counter(e, "cloud_connects", "Links made to the cloud", snapshot.cloud_connects)?;
+    counter(e, "cloud_failures", "Links lost or not made", snapshot.cloud_failures)?;
     let help = "Version of the policy in force, 0 for none";
     gauge(e, "policy_version", help, None, snapshot.policy_version as i64)?;
     let help = "Policies refused, by reason";

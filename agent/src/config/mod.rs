@@ -232,6 +232,7 @@ impl Config {
             ("log", self.log != next.log),
             ("metrics", self.metrics != next.metrics),
             ("gateway.name", was.name != is.name),
+            ("cloud", self.cloud != next.cloud),
         ];
         pairs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }

@@ -225,6 +225,23 @@ section! {
     Cloud {
         /// Whether incidents, enforcements and the gateway's state are reported at all.
         enabled: bool = false,
+        /// Host name of the endpoint, such as `abc123-ats.iot.eu-central-1.amazonaws.com`; empty keeps reports without sending them.
+        endpoint: String = String::new(),
+        /// Port: 8883, or 443 where nothing else leaves the network; then ALPN `x-amzn-mqtt-ca` names the protocol.
+        port: u16 = 8_883,
+        /// File with the certificates of the endpoint's authorities (PEM); empty for the system's.
+        ca: String = String::new(),
+        /// File with the gateway's certificate (PEM).
+        certificate: String = "/etc/tidegate/cloud.crt".to_owned(),
+        /// File with its private key (PEM), mode 0600.
+        key: String = "/etc/tidegate/cloud.key".to_owned(),
+        /// Name of the IoT rule that takes reports.
+        rule: String = "tidegate_reports".to_owned(),
+        /// Where policies named by the shadow may be fetched from: beginnings of addresses, `https://…/` or `file:///…/`, each ending in
+        /// a slash. Empty for nowhere.
+        policy_origins: Vec<String> = Vec::new(),
+        /// File with the certificates of the authorities of those servers (PEM); empty for the system's.
+        policy_ca: String = String::new(),
         /// How often the gateway says that it is there, 30s to 24h.
         heartbeat: Period = Period::minutes(5),
         /// Reports that may wait for the link, 100 to 10,000,000. Beyond, the oldest heartbeats go first, then enforcements, then what

@@ -267,6 +267,26 @@ fn cloud(check: &mut Check, config: &Config) {
         check.absolute("policy.keys", &keys);
     }
     let cloud = &config.cloud;
+    let files =
+        [("cloud.ca", &cloud.ca), ("cloud.certificate", &cloud.certificate), ("cloud.key", &cloud.key)];
+    for (key, file) in files.into_iter().chain([("cloud.policy_ca", &cloud.policy_ca)]) {
+        if !file.is_empty() {
+            check.absolute(key, Path::new(file));
+        }
+    }
+    let is_rule = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if cloud.rule.is_empty() || cloud.rule.len() > 128 || !cloud.rule.bytes().all(is_rule) {
+        let hint = "write up to 128 letters, digits and `_`";
+        check.refuse("cloud.rule", format!("{:?}", cloud.rule), "no rule can have this name", hint);
+    }
+    for origin in &cloud.policy_origins {
+        let is_sound = origin.starts_with("https://") || origin.starts_with("file:///");
+        if !is_sound || !origin.ends_with('/') || origin.contains("/../") {
+            let hint = "write `https://HOST/PATH/` or `file:///PATH/`";
+            check.refuse("cloud.policy_origins", format!("{origin:?}"), "not an origin", hint);
+        }
+    }
+    check.range("cloud.port", cloud.port, 1..=65_535);
     check.range("cloud.heartbeat", cloud.heartbeat, Period::seconds(30)..=Period::hours(24));
     check.range("cloud.outbox_rows", cloud.outbox_rows, 100..=10_000_000);
     check.range("cloud.outbox_bytes", cloud.outbox_bytes, 65_536..=10_737_418_240);

@@ -15,7 +15,8 @@ use tidegate_common::{
 use tokio::sync::broadcast;
 
 use super::{
-    alerts::Alerts, forests::Forests, heal::Healer, ledger::Ledger, policy::Trial, profiles::Profiles,
+    alerts::Alerts, cloud::Cloud, forests::Forests, heal::Healer, ledger::Ledger, policy::Trial,
+    profiles::Profiles,
 };
 use crate::{
     api::{
@@ -69,6 +70,7 @@ pub(super) struct Gateway {
     pub(super) registry: Registry,
     pub(super) store: Store,
     pub(super) ledger: Ledger,
+    pub(super) cloud: Cloud,
     pub(super) last_beat: Timestamp,
     pub(super) eve: Option<EveLog>,
     pub(super) alerts: Alerts,

@@ -5,6 +5,7 @@
 
 mod alerts;
 mod answer;
+mod cloud;
 mod forests;
 mod gateway;
 mod heal;
@@ -157,6 +158,7 @@ fn set_up(
         registry,
         store,
         ledger: ledger::Ledger::default(),
+        cloud: cloud::Cloud::default(),
         last_beat: jiff::Timestamp::UNIX_EPOCH,
         eve,
         alerts: Alerts::new(config),
@@ -224,6 +226,11 @@ async fn serve(
     let servers = probe::Targets::of(&gateway.config).dns;
     let resolver = tokio::spawn(resolve_for_ever(servers, gateway.profiles.wanted_names(), resolutions));
 
+    let (mut told, linked) = match gateway.start_link() {
+        Some(told) => (told, true),
+        None => (mpsc::channel(1).1, false),
+    };
+
     let mut stream = EventStream::new(kernel_events)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -238,6 +245,7 @@ async fn serve(
             Some(request) = asked.recv() => gateway.answer(request),
             Some(reachable) = probed.recv() => gateway.on_reachability(reachable),
             Some(resolved) = resolved.recv() => gateway.on_resolved(&resolved, None),
+            Some(news) = told.recv(), if linked => gateway.on_news(news),
             _ = second.tick() => gateway.on_second(),
             _ = sweep.tick() => gateway.on_sweep(),
             _ = housekeeping.tick() => gateway.on_housekeeping(),

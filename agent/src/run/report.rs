@@ -122,6 +122,9 @@ impl Gateway {
             rollbacks: self.tallies.rollbacks,
             reconcile_differences: tally.drift,
             scoring: self.tallies.scoring,
+            cloud_online: self.cloud.online,
+            cloud_connects: self.cloud.connects,
+            cloud_failures: self.cloud.failures,
             policy_version: self.policies.in_force().map_or(0, |held| held.document.version),
             policies_refused: self.refused_policies(),
             // A database that cannot be read is reported when it is written.

@@ -1,0 +1,165 @@
+//! The loop's end of the link to the cloud: gives what waits, stores what was acknowledged, takes policies that the fleet wants.
+//!
+//! The link runs on a thread of its own with a bounded channel each way; the loop never waits for it.
+
+use std::{path::PathBuf, thread};
+
+use tokio::{runtime, sync::mpsc};
+
+use super::gateway::Gateway;
+use crate::{
+    api::view::EventKind,
+    config::Config,
+    fleet::{
+        drain::batch,
+        limits::check_shadow,
+        link::{LinkSettings, News, Order, serve},
+        shadow::{Desired, Reported, update},
+        tls::TlsFiles,
+        topics::Topics,
+    },
+    policy::{Reason, Refused},
+    store::Durability,
+};
+
+/// Orders and news under way at most.
+const UNDER_WAY: usize = 64;
+/// Whose orders a policy from the shadow is.
+const FLEET: &str = "fleet";
+
+/// The link as the loop sees it.
+#[derive(Debug, Default)]
+pub(super) struct Cloud {
+    orders: Option<mpsc::Sender<Order>>,
+    topics: Option<Topics>,
+    pub(super) online: bool,
+    pub(super) connects: u64,
+    pub(super) failures: u64,
+}
+
+fn settings(config: &Config) -> LinkSettings {
+    let cloud = &config.cloud;
+    let path = |text: &String| Some(PathBuf::from(text)).filter(|path| !path.as_os_str().is_empty());
+    LinkSettings {
+        endpoint: cloud.endpoint.clone(),
+        port: cloud.port,
+        thing: config.gateway_name(),
+        rule: cloud.rule.clone(),
+        tls: TlsFiles {
+            ca: path(&cloud.ca),
+            certificate: PathBuf::from(&cloud.certificate),
+            key: PathBuf::from(&cloud.key),
+        },
+        origins: cloud.policy_origins.clone(),
+        web_ca: path(&cloud.policy_ca),
+    }
+}
+
+impl Gateway {
+    /// Starts the link if it is wanted; its news. The thread ends when the loop does.
+    pub(super) fn start_link(&mut self) -> Option<mpsc::Receiver<News>> {
+        if !self.config.cloud.enabled || self.config.cloud.endpoint.is_empty() {
+            return None;
+        }
+        let settings = settings(&self.config);
+        let (orders, asked) = mpsc::channel(UNDER_WAY);
+        let (news, told) = mpsc::channel(UNDER_WAY);
+        self.cloud.topics = Some(Topics::new(&settings.thing, &settings.rule));
+        self.cloud.orders = Some(orders);
+        let started = runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+            let link = move || runtime.block_on(serve(settings, asked, news));
+            thread::Builder::new().name("cloud".to_owned()).spawn(link).map(drop)
+        });
+        if let Err(error) = started {
+            self.degraded(&format!("the link to the cloud cannot be started: {error}"));
+            return None;
+        }
+        Some(told)
+    }
+
+    pub(super) fn on_news(&mut self, news: News) {
+        match news {
+            News::Online => {
+                self.cloud.online = true;
+                self.cloud.connects += 1;
+                self.problems.retain(|problem| !problem.starts_with(AWAY));
+                self.tell(EventKind::Lifecycle, "the cloud is reached".to_owned(), None, None);
+            }
+            News::Offline(why) => {
+                self.cloud.failures += 1;
+                if std::mem::take(&mut self.cloud.online) || self.cloud.failures == 1 {
+                    self.problems.retain(|problem| !problem.starts_with(AWAY));
+                    self.degraded(&format!("{AWAY}: {why}"));
+                }
+            }
+            News::Want { after, most } => self.give(after, most),
+            News::Acknowledged(sequences) => {
+                let stored = self.store.batch(Durability::Process, |store| store.acknowledge(&sequences));
+                self.stored(stored.map(drop));
+            }
+            News::Desired(desired) => self.on_desired(desired),
+            News::Fetched(desired, fetched) => self.on_fetched(&desired, fetched),
+        }
+    }
+
+    fn give(&mut self, after: u64, most: u32) {
+        let Some(topics) = self.cloud.topics.clone() else { return };
+        let gateway = self.config.gateway_name();
+        let (ready, unsendable) = match batch(&self.store, &gateway, &topics, after, most) {
+            Ok(given) => given,
+            Err(error) => return self.stored(Err(error)),
+        };
+        for error in unsendable {
+            self.degraded(&format!("a report was dropped: {error}"));
+        }
+        self.order(Order::Messages(ready));
+    }
+
+    /// A full channel is the link's trouble: it asks again.
+    fn order(&self, order: Order) {
+        if let Some(orders) = &self.cloud.orders {
+            let _ = orders.try_send(order);
+        }
+    }
+
+    fn on_desired(&mut self, desired: Desired) {
+        let in_force = self.policies.in_force().map(|held| held.document.version);
+        if in_force == Some(desired.version) {
+            self.report_shadow(desired.version, None);
+        } else if desired.version > self.policies.highest() {
+            self.order(Order::Fetch(desired));
+        } else {
+            let detail = format!("version {} is not newer than {}", desired.version, self.policies.highest());
+            self.report_shadow(desired.version, Some((Reason::NotNewer.name().to_owned(), detail)));
+        }
+    }
+
+    fn on_fetched(&mut self, desired: &Desired, fetched: Result<Vec<u8>, String>) {
+        let fetched = fetched.and_then(|bytes| {
+            let is_it = desired.is(&bytes);
+            if is_it { Ok(bytes) } else { Err(format!("{} is not what the shadow named", desired.url)) }
+        });
+        let applied = match fetched {
+            Ok(sealed) => self.apply_policy(&sealed, FLEET).map(drop),
+            Err(cause) => Err(self.refuse_policy(&Refused::new(Reason::Failed, cause).of(desired.version))),
+        };
+        let refused = applied.err().map(|refusal| {
+            let reason = refusal.cause.rsplit_once('(').map_or("", |(_, reason)| reason);
+            (reason.trim_end_matches(')').to_owned(), refusal.cause.clone())
+        });
+        self.report_shadow(desired.version, refused);
+    }
+
+    fn report_shadow(&mut self, wanted: u64, refused: Option<(String, String)>) {
+        let (refused, detail) = refused.unzip();
+        let detail = detail.map(|detail| crate::fleet::report::clip(&detail));
+        let version = self.policies.in_force().map(|held| held.document.version);
+        let update = update(&Reported { version, wanted, refused, detail });
+        match check_shadow(update.len()) {
+            Ok(()) => self.order(Order::Shadow(update)),
+            Err(error) => self.degraded(&format!("the shadow cannot be updated: {error}")),
+        }
+    }
+}
+
+const AWAY: &str = "the cloud is not reached";
