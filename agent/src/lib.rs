@@ -15,6 +15,7 @@ pub mod identity;
 pub mod judge;
 pub mod kind;
 pub mod learn;
+pub mod messages;
 pub mod mud;
 pub mod policy;
 pub mod replay;

@@ -2,7 +2,7 @@
 //!
 //! `topology` lays the wires, `service` and `device` put life on them, `attack` names what goes wrong, `sniffer` is the
 //! independent witness, `agent` starts and questions Tidegate through its command line like any operator, and `lab` plays
-//! the scenarios and measures. Nothing here calls into the agent's code, and nothing touches an interface of the machine:
+//! the scenarios and measures. `load` measures brokers. Nothing here calls into the agent's code, and nothing touches an interface of the machine:
 //! every namespace is called `tg-<pid>-…` and goes away with its owner, or at the next start when the owner was killed.
 
 pub mod agent;
@@ -10,6 +10,7 @@ pub mod attack;
 pub mod device;
 pub mod interrupt;
 pub mod lab;
+pub mod load;
 pub mod mqtt;
 pub mod netns;
 pub mod process;

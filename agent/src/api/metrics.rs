@@ -3,7 +3,7 @@
 //! A [`Snapshot`] is what the loop knows at one moment; [`render`] writes it. Every counter of the kernel appears by itself
 //! because the names come from `Counters::named`.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use prometheus_client::{
     collector::Collector,
@@ -15,6 +15,7 @@ use tidegate_common::{counter::Counters, parse::Unparsed};
 
 use crate::{
     api::view::{ActionWord, Usage},
+    messages::{Counters as MessageCounters, Reason, read},
     store::{MessageKind, OutboxTally},
 };
 
@@ -115,6 +116,8 @@ pub struct Snapshot {
     pub policies_refused: BTreeMap<String, u64>,
     /// Messages to the cloud by kind.
     pub outbox: Vec<(MessageKind, OutboxTally)>,
+    /// What the MQTT guard counts, if it runs.
+    pub messages: Option<Arc<MessageCounters>>,
 }
 
 /// `snapshot` in the OpenMetrics text format.
@@ -210,7 +213,9 @@ impl Collector for Snapshot {
         )?;
         latency(e, "scoring", "Time from reading an event to its score", &self.scoring)?;
         fleet(e, self)?;
-        outbox(e, &self.outbox)
+        outbox(e, &self.outbox)?;
+        // Without a guard its numbers are there too, so that they begin at 0.
+        messages(e, self.messages.as_deref().unwrap_or(&MessageCounters::default()))
     }
 }
 
@@ -248,6 +253,47 @@ fn outbox(e: &mut DescriptorEncoder, tallies: &[(MessageKind, OutboxTally)]) -> 
             let label = KindLabel { kind: kind.name() };
             family.encode_family(&label)?.encode_counter::<NoLabelSet, _, u64>(&field(tally), None)?;
         }
+    }
+    Ok(())
+}
+
+fn messages(e: &mut DescriptorEncoder, counters: &MessageCounters) -> Result<(), fmt::Error> {
+    let now = |counter| read(counter) as i64;
+    gauge(e, "mqtt_sessions", "Sessions of the MQTT guard open now", None, now(&counters.sessions))?;
+    gauge(
+        e,
+        "mqtt_broker_down",
+        "1 while the broker that the agent runs does not run",
+        None,
+        now(&counters.broker_down),
+    )?;
+    for (name, help, value) in [
+        ("mqtt_connections", "Connections that the MQTT guard took", &counters.accepted),
+        ("mqtt_published", "Messages passed from clients to the broker", &counters.published),
+        ("mqtt_delivered", "Messages passed from the broker to clients", &counters.delivered),
+        ("mqtt_bytes_in", "Bytes read from clients", &counters.bytes_in),
+        ("mqtt_bytes_out", "Bytes written to clients", &counters.bytes_out),
+        ("mqtt_throttled", "Times a client had to wait because it published too fast", &counters.throttled),
+        ("mqtt_broker_restarts", "Starts of the broker after the first", &counters.broker_restarts),
+        (
+            "mqtt_reports_lost",
+            "Reports of the MQTT guard that the loop had no room for",
+            &counters.reports_lost,
+        ),
+    ] {
+        counter(e, name, help, read(value))?;
+    }
+    let mut refused = e.encode_descriptor(
+        "mqtt_refused",
+        "Refusals of the MQTT guard, by reason",
+        None,
+        MetricType::Counter,
+    )?;
+    for reason in Reason::ALL {
+        let label = ReasonLabel { reason: reason.name() };
+        refused
+            .encode_family(&label)?
+            .encode_counter::<NoLabelSet, _, u64>(&counters.refused(*reason), None)?;
     }
     Ok(())
 }

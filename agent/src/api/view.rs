@@ -4,6 +4,7 @@
 //! 3339 in UTC, lengths of time whole seconds (`_s`).
 
 mod device;
+mod messages;
 mod policy;
 mod profile;
 mod words;
@@ -22,6 +23,7 @@ use crate::{
 pub use self::words::{ActionWord, BaselineState, CheckState, EventKind, Health, ReasonWord, RoleWord};
 pub use self::{
     device::DeviceView,
+    messages::MessagesView,
     policy::{PolicyCheckView, PolicyVersionView, PolicyView},
     profile::ProfileView,
 };
@@ -120,6 +122,9 @@ pub struct StatusView {
     pub unaccounted: i64,
     /// Events that the agent received from the kernel.
     pub events_received: u64,
+    /// The MQTT guard, if it runs.
+    #[serde(default)]
+    pub messages: Option<MessagesView>,
 }
 
 /// A table's use.

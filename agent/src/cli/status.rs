@@ -86,5 +86,16 @@ fn text(status: &StatusView) -> String {
         status.events_received,
         counter("events_lost")
     );
+    if let Some(messages) = &status.messages {
+        let _ = writeln!(
+            text,
+            "MQTT: {} sessions, {} messages published, {} delivered, {} refusals, {} broker restarts",
+            messages.sessions,
+            messages.published,
+            messages.delivered,
+            messages.refused.values().sum::<u64>(),
+            messages.broker_restarts
+        );
+    }
     text
 }

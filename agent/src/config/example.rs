@@ -20,6 +20,8 @@ pub fn example() -> String {
     section(&mut text, "enforcement", &config.enforcement);
     section(&mut text, "never_block", &config.never_block);
     section(&mut text, "reachability", &config.reachability);
+    section(&mut text, "messages", &config.messages);
+    section(&mut text, "message_limits", &config.message_limits);
     section(&mut text, "feeds", &config.feeds);
     section(&mut text, "inputs", &config.inputs);
     section(&mut text, "log", &config.log);

@@ -5,6 +5,7 @@
 
 mod convert;
 mod example;
+mod messages;
 pub mod period;
 mod schema;
 pub(crate) mod section;
@@ -22,8 +23,8 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     example::example,
     schema::{
-        Cloud, Enforcement, Feeds, Gateway, Inputs, Kernel, Learning, Log, Metrics, Names, NeverBlock,
-        Policy, Reachability, Response,
+        Cloud, Enforcement, Feeds, Gateway, Inputs, Kernel, Learning, Log, MessageLimits, Messages, Metrics,
+        Names, NeverBlock, Policy, Reachability, Response,
     },
     source::Source,
 };
@@ -57,6 +58,10 @@ pub struct Config {
     pub never_block: NeverBlock,
     /// What the gateway must be able to reach.
     pub reachability: Reachability,
+    /// The MQTT guard.
+    pub messages: Messages,
+    /// What its clients may take.
+    pub message_limits: MessageLimits,
     /// Lists of hostile addresses.
     pub feeds: Feeds,
     /// What other programs know.
@@ -229,6 +234,8 @@ impl Config {
             ("kernel.max_forests", self.kernel.max_forests != next.kernel.max_forests),
             ("kernel.ring_bytes", self.kernel.ring_bytes != next.kernel.ring_bytes),
             ("learning.window", self.learning.window != next.learning.window),
+            ("messages", !self.messages.differs_only_in_rules(&next.messages)),
+            ("message_limits", self.message_limits != next.message_limits),
             ("log", self.log != next.log),
             ("metrics", self.metrics != next.metrics),
             ("gateway.name", was.name != is.name),

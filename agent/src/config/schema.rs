@@ -18,6 +18,7 @@ use crate::{
     decide,
     enforce::Target,
     identity::Mac,
+    messages::{IdentityFrom, Rule},
 };
 
 section! {
@@ -188,6 +189,85 @@ section! {
         interval: Period = Period::seconds(30),
         /// How long an answer may take, 100ms to 5s.
         timeout: Period = Period::seconds(2),
+    }
+    /// The MQTT guard: devices talk to it instead of the broker, and every packet is judged. It is off until it has an address.
+    /// Rules, bindings and the contents of files are taken over while it runs; the other keys need a restart.
+    Messages {
+        /// Address and port for clients without TLS, such as `192.168.1.1:1883`; `off` for none.
+        listen: Listen = Listen::Off,
+        /// Address and port for clients with TLS, such as `192.168.1.1:8883`; `off` for none.
+        listen_tls: Listen = Listen::Off,
+        /// The gateway's certificate with its chain, PEM.
+        certificate: String = String::new(),
+        /// Its private key, PEM.
+        key: String = String::new(),
+        /// Certificates of the authorities that devices' certificates come from, PEM; empty to ask devices for none.
+        client_ca: String = String::new(),
+        /// Revocation lists of these authorities, PEM. Whoever appears on one is cut within seconds. Empty for none.
+        revoked: String = String::new(),
+        /// Whether a client with TLS must have a certificate; otherwise a password will do.
+        require_certificate: bool = true,
+        /// What in a certificate is the client's identity: `common-name`, or `dns-name` for the first alternative name.
+        identity: IdentityFrom = IdentityFrom::CommonName,
+        /// Names and passwords as `mosquitto_passwd` writes them; the name is the identity. Empty for none.
+        passwords: String = String::new(),
+        /// Whether clients may come without certificate and password. They share the identity `anonymous`.
+        anonymous: bool = false,
+        /// Who may publish and subscribe to what: `%u` is the client's identity, `%c` its client id, `who` an identity or `*`. What
+        /// no rule grants is refused.
+        rules: Vec<Rule> = vec![Rule {
+            who: "*".to_owned(),
+            publish: vec!["devices/%u/#".to_owned()],
+            subscribe: vec!["devices/%u/#".to_owned()],
+        }],
+        /// Hardware address that an identity may come from alone. Example: `bindings = { camera-1 = "02:00:00:00:00:01" }`
+        bindings: BTreeMap<String, Mac> = BTreeMap::new(),
+        /// The broker behind: `mosquitto` for one that Tidegate starts and watches, the path of a Unix socket, or `host:port`. Nothing
+        /// but the guard should reach it.
+        broker: String = "mosquitto".to_owned(),
+        /// The program that is started then, by path or by name.
+        broker_program: PathBuf = PathBuf::from("/usr/sbin/mosquitto"),
+    }
+    /// What clients of the MQTT guard may take. Changes need a restart.
+    MessageLimits {
+        /// Connections together, 1 to 100,000.
+        connections: u32 = 2_000,
+        /// Connections of one address, 1 to 100,000.
+        connections_per_source: u32 = 20,
+        /// New connections of one address in a second, 1 to 100,000.
+        connects_per_second: u32 = 10,
+        /// How long TLS and CONNECT may take together, 100ms to 1m.
+        connect_timeout: Period = Period::seconds(5),
+        /// Bytes of a packet, 1,024 to 16,777,216.
+        packet_bytes: u32 = 262_144,
+        /// How long a packet that was begun may take, 1s to 10m.
+        packet_timeout: Period = Period::seconds(10),
+        /// Messages that a client may publish in a second, 1 to 10,000,000. Beyond, it has to wait.
+        messages_per_second: u32 = 500,
+        /// Bytes that a client may publish in a second, 1,024 to 1,000,000,000. Beyond, it has to wait.
+        bytes_per_second: u32 = 1_048_576,
+        /// Messages of quality 1 and 2 that may wait for their acknowledgement, 1 to 65,535, in each direction.
+        inflight: u32 = 20,
+        /// Subscriptions made in one connection, 1 to 100,000.
+        subscriptions: u32 = 100,
+        /// Topics under which an identity may have messages kept (retained), 0 to 1,000,000.
+        retained: u32 = 100,
+        /// Bytes of a topic, 1 to 65,535.
+        topic_bytes: u32 = 256,
+        /// Levels of a topic, 1 to 1,000.
+        topic_levels: u32 = 16,
+        /// Bytes of a last will, 0 to 65,535.
+        will_bytes: u32 = 4_096,
+        /// How long a client may leave what it is sent unread, 1s to 10m. Then it is cut.
+        slow_reader: Period = Period::seconds(30),
+        /// Longest keep-alive, 1s to 18h; whoever asks for none gets this one.
+        keep_alive: Period = Period::hours(1),
+        /// How long a session is kept for a client that is away, 1h to 365d.
+        session_expiry: Period = Period::hours(7 * 24),
+        /// Messages that are kept for such a client, 1 to 1,000,000.
+        queued_messages: u32 = 1_000,
+        /// Bytes of packets on their way, of all clients together, 1,048,576 to 1,073,741,824.
+        buffered_bytes: u32 = 33_554_432,
     }
     /// Lists of hostile addresses.
     Feeds {

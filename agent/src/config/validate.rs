@@ -1,5 +1,7 @@
 //! Ranges of single values and contradictions between them. Every problem is reported, not only the first.
 
+mod messages;
+
 use std::{fmt, ops::RangeInclusive, path::Path, time::Duration};
 
 use crate::{
@@ -21,6 +23,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     enforcement(&mut check, config);
     surroundings(&mut check, config);
     cloud(&mut check, config);
+    messages::check(&mut check, config);
     check.problems
 }
 

@@ -28,6 +28,11 @@ impl Registry {
         self.holdings.get(&ip.to_canonical()).map(|holding| holding.device)
     }
 
+    /// Every address and the device that has it.
+    pub fn holders(&self) -> impl Iterator<Item = (IpAddr, Mac)> {
+        self.holdings.iter().map(|(address, holding)| (*address, Mac(holding.device.mac)))
+    }
+
     /// Whether the address is one of the gateway's own.
     pub fn is_own(&self, ip: IpAddr) -> bool {
         self.own.contains(&ip.to_canonical())

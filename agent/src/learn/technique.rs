@@ -44,6 +44,14 @@ impl Technique {
     pub const GENERATED_DOMAINS: Self = Self { id: "T1568.002", name: "Domain Generation Algorithms" };
     /// More questions than a service can answer.
     pub const SERVICE_FLOOD: Self = Self { id: "T1499.002", name: "Service Exhaustion Flood" };
+    /// Packets that are meant to break the program that reads them.
+    pub const MESSAGE_EXPLOIT: Self = Self { id: "T1499.004", name: "Application or System Exploitation" };
+    /// A device's credentials used from another device.
+    pub const BORROWED_ACCOUNT: Self = Self { id: "T1078", name: "Valid Accounts" };
+    /// Messages to topics that are another's to publish (ATT&CK for ICS).
+    pub const FOREIGN_COMMAND: Self = Self { id: "T0855", name: "Unauthorized Command Message" };
+    /// Subscriptions to what is another's to read.
+    pub const EAVESDROPPING: Self = Self { id: "T1040", name: "Network Sniffing" };
     /// Data carried off to a host that never got any.
     pub const EXFILTRATION: Self = Self { id: "T1048", name: "Exfiltration Over Alternative Protocol" };
     /// The model found traffic unlike the device's own and no rule says what it is.
@@ -79,6 +87,10 @@ impl Technique {
         Self::DNS_TUNNEL,
         Self::GENERATED_DOMAINS,
         Self::SERVICE_FLOOD,
+        Self::MESSAGE_EXPLOIT,
+        Self::BORROWED_ACCOUNT,
+        Self::FOREIGN_COMMAND,
+        Self::EAVESDROPPING,
         Self::EXFILTRATION,
         Self::UNUSUAL,
         Self::CUT,

@@ -15,8 +15,8 @@ use tidegate_common::{
 use tokio::sync::broadcast;
 
 use super::{
-    alerts::Alerts, cloud::Cloud, forests::Forests, heal::Healer, ledger::Ledger, policy::Trial,
-    profiles::Profiles,
+    alerts::Alerts, cloud::Cloud, forests::Forests, heal::Healer, ledger::Ledger, messages::Messages,
+    policy::Trial, profiles::Profiles,
 };
 use crate::{
     api::{
@@ -83,6 +83,7 @@ pub(super) struct Gateway {
     pub(super) ids: IdSource,
     pub(super) flow_lines_left: u32,
     pub(super) healer: Healer,
+    pub(super) messages: Option<Messages>,
 }
 
 /// Now, on both clocks.
@@ -213,6 +214,7 @@ impl Gateway {
         let mended = self.healer.tick(&self.config.gateway.interfaces);
         self.mended(mended);
         self.close_quiet_incidents(now);
+        self.order_messages();
     }
 
     /// A probe of the gateway's own reachability came back.

@@ -11,6 +11,7 @@ mod gateway;
 mod heal;
 mod heard;
 mod ledger;
+mod messages;
 mod names;
 mod needs;
 mod orders;
@@ -44,12 +45,14 @@ use crate::{
     enforce::{Enforcer, Reachability},
     identity::{Registry, Vendors},
     learn::Learner,
+    messages::Guard,
     store::{IdSource, Store, eve::EveLog},
 };
 use alerts::Alerts;
 use forests::Forests;
 use gateway::{Gateway, Tallies, kernel_mode, now};
 use heal::Healer;
+use messages::Messages;
 use names::{Resolved, resolve_for_ever};
 use profiles::Profiles;
 
@@ -78,11 +81,19 @@ pub fn run(config: &Config, source: &Source) -> Result<()> {
     };
     let listeners = runtime.block_on(Listeners::bind(&settings))?;
     let (events, _) = broadcast::channel(FOLLOWED_EVENTS);
+    // Its sockets may need privileges, and its thread must not have any.
+    let guard = config.message_settings().map(Guard::bind).transpose()?;
     let (mut gateway, kernel_events) = set_up(config, source, events.clone())?;
     privileges::drop_capabilities().context("cannot give up capabilities")?;
     gateway.tell(EventKind::Lifecycle, "guarding".to_owned(), None, None);
     tracing::info!(interfaces = ?config.gateway.interfaces, mode = %config.gateway.mode, "guarding");
-    runtime.block_on(serve(gateway, kernel_events, listeners, events))
+    let mut reports = None;
+    if let Some(guard) = guard {
+        let (messages, reported) = Messages::start(guard, config)?;
+        gateway.messages = Some(messages);
+        reports = Some(reported);
+    }
+    runtime.block_on(serve(gateway, kernel_events, listeners, events, reports))
 }
 
 /// Everything that needs privileges.
@@ -172,6 +183,7 @@ fn set_up(
         // The first second's allowance comes with the first tick.
         flow_lines_left: 0,
         healer,
+        messages: None,
     };
     gateway.commit(Ok(restored), began);
     gateway.load_feeds();
@@ -213,6 +225,7 @@ async fn serve(
     kernel_events: Events,
     listeners: Listeners,
     events: broadcast::Sender<crate::api::view::EventView>,
+    mut reports: Option<mpsc::Receiver<crate::messages::Report>>,
 ) -> Result<()> {
     let (requests, mut asked) = mpsc::channel::<Request>(REQUESTS);
     let (stop, stopping) = watch::channel(false);
@@ -246,6 +259,7 @@ async fn serve(
             Some(reachable) = probed.recv() => gateway.on_reachability(reachable),
             Some(resolved) = resolved.recv() => gateway.on_resolved(&resolved, None),
             Some(news) = told.recv(), if linked => gateway.on_news(news),
+            report = messages::reported(&mut reports) => gateway.on_message_report(report),
             _ = second.tick() => gateway.on_second(),
             _ = sweep.tick() => gateway.on_sweep(),
             _ = housekeeping.tick() => gateway.on_housekeeping(),
@@ -263,6 +277,7 @@ async fn serve(
         });
     }
     tracing::info!("stopping; enforcement stays in the kernel until it expires");
+    gateway.stop_messages();
     gateway.save(now());
     gateway.write_ledger();
     prober.abort();

@@ -1,6 +1,6 @@
 //! What operators and monitoring ask: state, devices, enforcements, incidents, baselines.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use jiff::SignedDuration;
 use tidegate_common::{
@@ -12,6 +12,7 @@ use tidegate_common::{
 use super::{
     answer::{Answer, LIST_BLOCKS, SEEN, failed},
     gateway::{Gateway, kernel_mode, now},
+    messages::Messages,
     views,
 };
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
         DeviceRef, IncidentFilter, Refusal, Snapshot, TechniqueCount, VerdictCount,
         view::{
             ActionWord, AllowCheckView, AllowView, BaselineState, BlockView, DeviceView, ExplainView, Health,
-            IncidentView, ModelView, StatusView, Usage,
+            IncidentView, MessagesView, ModelView, StatusView, Usage,
         },
     },
     enforce::{Target, VerdictTable},
@@ -44,10 +45,17 @@ impl Gateway {
                 problems.push(format!("{} runs in the network stack: {cause}", attached.interface));
             }
         }
+        problems.extend(self.messages.as_ref().and_then(Messages::problem));
         let live = self.enforcer.live();
         Ok(StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            health: if self.problems.is_empty() { Health::Ok } else { Health::Degraded },
+            health: if self.problems.is_empty()
+                && self.messages.as_ref().and_then(Messages::problem).is_none()
+            {
+                Health::Ok
+            } else {
+                Health::Degraded
+            },
             problems,
             mode: self.config.gateway.mode,
             enforcing: kernel_mode(self.config.gateway.mode) == Mode::Enforce,
@@ -75,6 +83,7 @@ impl Gateway {
                 .collect(),
             unaccounted: counters.unaccounted(),
             events_received: self.tallies.events_received,
+            messages: self.messages.as_ref().map(|messages| MessagesView::of(&messages.counters)),
         })
     }
 
@@ -129,6 +138,7 @@ impl Gateway {
             policies_refused: self.refused_policies(),
             // A database that cannot be read is reported when it is written.
             outbox: self.store.outbox_tallies().unwrap_or_default(),
+            messages: self.messages.as_ref().map(|messages| Arc::clone(&messages.counters)),
         }))
     }
 

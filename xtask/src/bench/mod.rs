@@ -8,6 +8,7 @@ mod detection;
 mod figures;
 mod forest;
 mod kernel;
+mod messages;
 mod replay;
 mod scoring;
 
@@ -92,6 +93,7 @@ type Suite = fn(&Context) -> Result<Vec<Row>>;
 const SUITES: &[(&str, Suite)] = &[
     ("datapath", datapath::rows),
     ("detection", detection::rows),
+    ("messages", messages::rows),
     ("replay", replay::rows),
     ("scoring", scoring::rows),
 ];

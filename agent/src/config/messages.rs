@@ -1,0 +1,137 @@
+//! The MQTT guard's section in the guard's own terms.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    config::{
+        Config, Messages,
+        values::{Endpoint, Listen},
+    },
+    messages::{Address, BrokerSettings, Limits, Settings, TlsSettings},
+};
+
+/// Which broker `messages.broker` means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Broker {
+    Supervised,
+    Named(Address),
+}
+
+impl Messages {
+    /// Whether the guard runs at all.
+    pub fn is_on(&self) -> bool {
+        self.listen != Listen::Off || self.listen_tls != Listen::Off
+    }
+
+    /// Whether everything but rules and bindings is as in `next`.
+    pub(super) fn differs_only_in_rules(&self, next: &Self) -> bool {
+        let (rules, bindings) = (next.rules.clone(), next.bindings.clone());
+        Self { rules, bindings, ..self.clone() } == *next
+    }
+
+    pub(super) fn broker(&self) -> Result<Broker, String> {
+        match self.broker.as_str() {
+            "mosquitto" => Ok(Broker::Supervised),
+            path if path.starts_with('/') => Ok(Broker::Named(Address::Unix(PathBuf::from(path)))),
+            endpoint => endpoint.parse::<Endpoint>().map(|endpoint| Broker::Named(Address::Tcp(endpoint))),
+        }
+    }
+}
+
+impl Config {
+    /// How the MQTT guard is set up, if it is to run.
+    pub fn message_settings(&self) -> Option<Settings> {
+        let messages = &self.messages;
+        if !messages.is_on() {
+            return None;
+        }
+        let address = |listen| match listen {
+            Listen::Off => None,
+            Listen::At(address) => Some(address),
+        };
+        let file = |path: &str| (!path.is_empty()).then(|| PathBuf::from(path));
+        let tls = address(messages.listen_tls).map(|address| {
+            let settings = TlsSettings {
+                certificate: PathBuf::from(&messages.certificate),
+                key: PathBuf::from(&messages.key),
+                client_ca: file(&messages.client_ca),
+                revoked: file(&messages.revoked),
+                required: messages.require_certificate,
+                identity: messages.identity,
+            };
+            (address, settings)
+        });
+        Some(Settings {
+            listen: address(messages.listen),
+            tls,
+            passwords: file(&messages.passwords),
+            anonymous: messages.anonymous,
+            broker: self.broker_settings(&self.gateway.state_dir),
+            limits: self.limits(),
+        })
+    }
+
+    fn broker_settings(&self, state: &Path) -> BrokerSettings {
+        match self.messages.broker() {
+            Ok(Broker::Named(address)) => BrokerSettings::Named(address),
+            // Validation refuses whatever is no broker.
+            Ok(Broker::Supervised) | Err(_) => BrokerSettings::Supervised {
+                program: self.messages.broker_program.clone(),
+                directory: state.join("broker"),
+            },
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        let limits = &self.message_limits;
+        Limits {
+            connections: limits.connections as usize,
+            connections_per_source: limits.connections_per_source as usize,
+            connects_per_second: limits.connects_per_second,
+            connect_timeout: limits.connect_timeout.0,
+            packet_bytes: limits.packet_bytes as usize,
+            packet_timeout: limits.packet_timeout.0,
+            messages_per_second: limits.messages_per_second,
+            bytes_per_second: limits.bytes_per_second,
+            inflight: u16::try_from(limits.inflight).unwrap_or(u16::MAX),
+            subscriptions: limits.subscriptions as usize,
+            retained: limits.retained as usize,
+            topic_bytes: limits.topic_bytes as usize,
+            topic_levels: limits.topic_levels as usize,
+            will_bytes: limits.will_bytes as usize,
+            slow_reader: limits.slow_reader.0,
+            keep_alive: limits.keep_alive.0,
+            session_expiry: limits.session_expiry.0,
+            queued_messages: limits.queued_messages,
+            buffered_bytes: limits.buffered_bytes as usize,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guard_without_an_address_does_not_run() {
+        assert_eq!(Config::default().message_settings(), None);
+        let mut config = Config::default();
+        config.messages.listen = Listen::At(([127, 0, 0, 1], 1883).into());
+        let settings = config.message_settings();
+        let directory = PathBuf::from("/var/lib/tidegate/broker");
+        assert!(settings.is_some_and(|settings| {
+            settings.tls.is_none()
+                && matches!(settings.broker, BrokerSettings::Supervised { directory: found, .. } if found == directory)
+        }));
+    }
+
+    #[test]
+    fn rules_are_taken_over_without_a_restart() {
+        let was = Config::default();
+        let mut is = was.clone();
+        is.messages.rules.clear();
+        assert!(was.diff_reloadable(&is).is_empty());
+        is.messages.anonymous = true;
+        assert_eq!(was.diff_reloadable(&is), ["messages"]);
+    }
+}
