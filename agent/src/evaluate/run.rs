@@ -7,10 +7,7 @@ use std::{
 
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
-use tidegate_common::{
-    device::DeviceKey,
-    feature::{FeatureVector, flow_features},
-};
+use tidegate_common::{device::DeviceKey, feature::flow_features};
 
 use super::{
     Plan,
@@ -345,7 +342,7 @@ fn verdicts(watch: &Watch, judged: &[Judged]) -> Vec<Verdict> {
 
 /// The same baselines, their samples in another order.
 fn shuffle(learned: &Learned, seed: u64) -> Learned {
-    fn mix(vectors: &mut [FeatureVector], random: &mut Pcg64Mcg) {
+    fn mix<T>(vectors: &mut [T], random: &mut Pcg64Mcg) {
         for place in (1..vectors.len()).rev() {
             vectors.swap(place, (random.next_u64() % (place as u64 + 1)) as usize);
         }

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use tidegate_common::feature::{FEATURES, FeatureVector};
 
-use super::compact::{Child, Compact, Split};
+use super::compact::{Child, Compact};
 
 /// What the features add to a path length, in 1/256 of a level; their sum is the difference from the normal rows' mean.
 pub(super) type Shares = [f64; FEATURES];
@@ -19,10 +19,8 @@ pub(super) type Shares = [f64; FEATURES];
 pub(super) fn exact(forest: &Compact, row: &FeatureVector, normal: &[FeatureVector]) -> Shares {
     let mut shares = [0.0; FEATURES];
     for reference in normal {
-        let mut walk = Walk { row, reference, from: [From::Either; FEATURES], shares: &mut shares };
-        for tree in forest.trees() {
-            walk.follow(tree, Child::Split(0), 0, 0);
-        }
+        let mut walk = Walk { forest, row, reference, from: [From::Either; FEATURES], shares: &mut shares };
+        forest.roots().for_each(|root| walk.follow(root, 0, 0));
     }
     shares.map(|share| share / normal.len().max(1) as f64)
 }
@@ -36,6 +34,7 @@ enum From {
 }
 
 struct Walk<'a> {
+    forest: &'a Compact,
     row: &'a FeatureVector,
     reference: &'a FeatureVector,
     from: [From; FEATURES],
@@ -45,22 +44,23 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// A leaf is reached by exactly those mixtures of both rows that take `ours` features from the row and `theirs` from the
     /// reference; the rest does not matter, which is what the weights count.
-    fn follow(&mut self, tree: &[Split], child: Child, ours: u32, theirs: u32) {
-        let split = match child {
+    fn follow(&mut self, child: Child, ours: u32, theirs: u32) {
+        let at = match child {
             Child::Leaf(path) => return self.leaf(f64::from(path), ours, theirs),
-            Child::Split(index) => &tree[index],
+            Child::Split(at) => at,
         };
-        let feature = usize::from(split.feature) % FEATURES;
-        let (by_row, by_reference) = (split.child(self.row[feature]), split.child(self.reference[feature]));
+        let feature = self.forest.feature(at);
+        let (by_row, by_reference) =
+            (self.forest.child(at, self.row[feature]), self.forest.child(at, self.reference[feature]));
         match self.from[feature] {
-            From::Row => self.follow(tree, by_row, ours, theirs),
-            From::Reference => self.follow(tree, by_reference, ours, theirs),
-            From::Either if by_row == by_reference => self.follow(tree, by_row, ours, theirs),
+            From::Row => self.follow(by_row, ours, theirs),
+            From::Reference => self.follow(by_reference, ours, theirs),
+            From::Either if by_row == by_reference => self.follow(by_row, ours, theirs),
             From::Either => {
                 self.from[feature] = From::Row;
-                self.follow(tree, by_row, ours + 1, theirs);
+                self.follow(by_row, ours + 1, theirs);
                 self.from[feature] = From::Reference;
-                self.follow(tree, by_reference, ours, theirs + 1);
+                self.follow(by_reference, ours, theirs + 1);
                 self.from[feature] = From::Either;
             }
         }

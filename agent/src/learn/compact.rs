@@ -12,23 +12,22 @@ use tidegate_common::{
 
 use super::forest::{self, Forest, UNUSED, leaves_below, score};
 
-/// Set in the place of a child that is a leaf; the rest is its path length.
-const LEAF: u16 = 1 << 15;
-
-/// Right when the feature is above the threshold, else left.
+/// One split in a word, in the order in which a walk that goes left first meets them. What is below on the left stands next; so the
+/// number of leaves there, one more than its splits, leads past both to what is below on the right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Split {
-    /// Features are below 2^15, so thresholds that would not fit here are above every value.
-    pub(super) threshold: u16,
-    pub(super) feature: u8,
-    left: u16,
-    right: u16,
+struct Split(u32);
+
+/// A split, and the leaf that is leftmost below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    split: usize,
+    leaf: usize,
 }
 
 /// Where a branch of a walk leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Child {
-    Split(usize),
+    Split(Place),
     /// Path length in 1/256 of a level.
     Leaf(u32),
 }
@@ -36,45 +35,62 @@ pub(super) enum Child {
 /// A forest over flow features.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Compact {
-    /// Splits of each tree, every one before those below it.
-    trees: Vec<Box<[Split]>>,
+    splits: Box<[Split]>,
+    /// Path lengths, a tree's leaves from left to right.
+    leaves: Box<[u16]>,
+    /// Where each tree begins among the splits, and among the leaves.
+    trees: Box<[(u32, u32)]>,
     sample: u32,
-    /// Hash of all splits.
+    /// Hash of all splits and leaves.
     fingerprint: u64,
 }
 
 impl Split {
-    /// Where a value leads.
-    pub(super) fn child(self, value: u32) -> Child {
-        Child::of(if value > u32::from(self.threshold) { self.right } else { self.left })
+    const fn new(threshold: u16, feature: u8, leaves_left: usize, right_is_leaf: bool) -> Self {
+        Self(
+            threshold as u32
+                | (feature as u32) << 16
+                | (leaves_left as u32) << 20
+                | (right_is_leaf as u32) << 28,
+        )
+    }
+
+    const fn threshold(self) -> u16 {
+        self.0 as u16
+    }
+
+    const fn feature(self) -> usize {
+        (self.0 >> 16 & 0xf) as usize
+    }
+
+    const fn leaves_left(self) -> usize {
+        (self.0 >> 20 & 0xff) as usize
+    }
+
+    const fn right_is_leaf(self) -> bool {
+        self.0 >> 28 & 1 == 1
     }
 }
 
-impl Child {
-    fn of(stored: u16) -> Self {
-        if stored & LEAF == 0 {
-            Self::Split(usize::from(stored))
-        } else {
-            Self::Leaf(u32::from(stored ^ LEAF))
-        }
-    }
-}
+const _: () =
+    assert!(FEATURES == 16 && 1 << DEPTH <= 1 << 8, "a split's feature has 4 bits, its leaves on the left 8");
 
 impl Compact {
     pub(super) fn of(forest: &Forest) -> Self {
-        let trees = forest.trees().iter().map(|tree| {
-            let mut splits = Vec::new();
-            let root = prune(tree, 1, 0, &mut splits);
-            if splits.is_empty() {
-                // A tree that is one leaf still needs a place to begin.
-                splits.push(Split { threshold: u16::MAX, feature: 0, left: root, right: root });
-            }
-            splits.into_boxed_slice()
-        });
-        let trees: Vec<Box<[Split]>> = trees.collect();
+        let (mut splits, mut leaves, mut trees) = (Vec::new(), Vec::new(), Vec::new());
+        for tree in forest.trees() {
+            trees.push((splits.len() as u32, leaves.len() as u32));
+            prune(tree, 1, 0, &mut splits, &mut leaves);
+        }
         let mut hasher = DefaultHasher::new();
-        trees.hash(&mut hasher);
-        Self { trees, sample: forest.sample(), fingerprint: hasher.finish() }
+        (&splits, &leaves).hash(&mut hasher);
+        Self {
+            splits: splits.into_boxed_slice(),
+            leaves: leaves.into_boxed_slice(),
+            trees: trees.into_boxed_slice(),
+            sample: forest.sample(),
+            fingerprint: hasher.finish(),
+        }
     }
 
     /// The same for the same trees, within one process.
@@ -82,24 +98,55 @@ impl Compact {
         self.fingerprint
     }
 
-    /// Splits of each tree, the root first.
-    pub(super) fn trees(&self) -> &[Box<[Split]>] {
-        &self.trees
+    /// Bytes that its trees take.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.splits) + size_of_val(&*self.leaves) + size_of_val(&*self.trees)
+    }
+
+    /// Where walks begin: the root of each tree.
+    pub(super) fn roots(&self) -> impl Iterator<Item = Child> {
+        (0..self.trees.len()).map(|tree| {
+            let (split, leaf) = self.trees[tree];
+            let next = self.trees.get(tree + 1).map_or(self.splits.len(), |(split, _)| *split as usize);
+            let place = Place { split: split as usize, leaf: leaf as usize };
+            if place.split == next { self.leaf(place.leaf) } else { Child::Split(place) }
+        })
+    }
+
+    /// The feature that a split asks for.
+    pub(super) fn feature(&self, at: Place) -> usize {
+        self.splits[at.split].feature()
+    }
+
+    /// Where a value of that feature leads: right when it is above the threshold.
+    pub(super) fn child(&self, at: Place, value: u32) -> Child {
+        let split = self.splits[at.split];
+        let skipped = split.leaves_left();
+        let right = Place { split: at.split + skipped, leaf: at.leaf + skipped };
+        match value > u32::from(split.threshold()) {
+            true if split.right_is_leaf() => self.leaf(right.leaf),
+            true => Child::Split(right),
+            false if skipped == 1 => self.leaf(at.leaf),
+            false => Child::Split(Place { split: at.split + 1, leaf: at.leaf }),
+        }
+    }
+
+    fn leaf(&self, leaf: usize) -> Child {
+        Child::Leaf(u32::from(self.leaves[leaf]))
     }
 
     /// Summed path length of a vector.
     pub(super) fn sum(&self, vector: &FeatureVector) -> u32 {
-        let path = |tree: &[Split]| {
-            let mut at = 0;
+        let path = |mut child| {
             loop {
-                let split = &tree[at];
-                match split.child(vector[usize::from(split.feature) % FEATURES]) {
-                    Child::Split(next) => at = next,
+                match child {
+                    Child::Split(at) => child = self.child(at, vector[self.feature(at)]),
                     Child::Leaf(path) => return path,
                 }
             }
         };
-        self.trees.iter().map(|tree| path(tree)).sum()
+        self.roots().map(path).sum()
     }
 
     /// Anomaly score of a summed path length.
@@ -109,39 +156,41 @@ impl Compact {
 
     /// The trees as the kernel walks them.
     pub(super) fn kernel_trees(&self) -> Vec<Tree> {
-        let expand = |splits: &[Split]| {
+        let expand = |root| {
             let mut tree = Tree { nodes: [Node::UNUSED; NODES], leaves: [0; NODES] };
-            grow_back(splits, Child::Split(0), &mut tree, 1, 0);
+            self.grow_back(root, &mut tree, 1, 0);
             tree
         };
-        self.trees.iter().map(|splits| expand(splits)).collect()
+        self.roots().map(expand).collect()
     }
-}
 
-/// Appends the subtree of heap slot `at`; how its parent refers to it.
-fn prune(tree: &forest::Tree, at: usize, depth: u32, splits: &mut Vec<Split>) -> u16 {
-    if depth == DEPTH || tree.nodes[at] == UNUSED {
-        return LEAF | tree.leaves[leaves_below(at, depth).start];
-    }
-    let forest::Node { threshold, column } = tree.nodes[at];
-    let index = splits.len();
-    let threshold = u16::try_from(threshold).unwrap_or(u16::MAX);
-    splits.push(Split { threshold, feature: column as u8, left: LEAF, right: LEAF });
-    splits[index].left = prune(tree, 2 * at, depth + 1, splits);
-    splits[index].right = prune(tree, 2 * at + 1, depth + 1, splits);
-    index as u16
-}
-
-fn grow_back(splits: &[Split], child: Child, tree: &mut Tree, at: usize, depth: u32) {
-    match child {
-        Child::Leaf(path) => tree.leaves[leaves_below(at, depth)].fill(path as u16),
-        Child::Split(index) => {
-            let Split { threshold, feature, left, right } = splits[index];
-            tree.nodes[at] = Node::new(threshold, u16::from(feature));
-            grow_back(splits, Child::of(left), tree, 2 * at, depth + 1);
-            grow_back(splits, Child::of(right), tree, 2 * at + 1, depth + 1);
+    fn grow_back(&self, child: Child, tree: &mut Tree, at: usize, depth: u32) {
+        match child {
+            Child::Leaf(path) => tree.leaves[leaves_below(at, depth)].fill(path as u16),
+            Child::Split(place) => {
+                let split = self.splits[place.split];
+                tree.nodes[at] = Node::new(split.threshold(), split.feature() as u16);
+                self.grow_back(self.child(place, 0), tree, 2 * at, depth + 1);
+                self.grow_back(self.child(place, u32::MAX), tree, 2 * at + 1, depth + 1);
+            }
         }
     }
+}
+
+/// Appends the subtree of heap slot `at`.
+fn prune(tree: &forest::Tree, at: usize, depth: u32, splits: &mut Vec<Split>, leaves: &mut Vec<u16>) {
+    if depth == DEPTH || tree.nodes[at] == UNUSED {
+        return leaves.push(tree.leaves[leaves_below(at, depth).start]);
+    }
+    let forest::Node { threshold, column } = tree.nodes[at];
+    let threshold = u16::try_from(threshold).unwrap_or(u16::MAX);
+    let (index, before) = (splits.len(), leaves.len());
+    splits.push(Split(0));
+    prune(tree, 2 * at, depth + 1, splits, leaves);
+    let leaves_left = leaves.len() - before;
+    let splits_before = splits.len();
+    prune(tree, 2 * at + 1, depth + 1, splits, leaves);
+    splits[index] = Split::new(threshold, column as u8, leaves_left, splits.len() == splits_before);
 }
 
 #[cfg(test)]

@@ -245,7 +245,7 @@ mod tests {
         };
         let rows: Vec<FeatureVector> = (0..768).map(vector).collect();
         let bytes = |kind| match Detector::fit(&[&rows], kind, 1).unwrap().model {
-            Trees::Flows(forest) => forest.trees().iter().map(|tree| size_of_val(&**tree)).sum::<usize>(),
+            Trees::Flows(forest) => forest.bytes(),
             Trees::Windows(_, forest) => forest.trees().iter().map(|tree| size_of_val(&**tree)).sum(),
         };
         let (flows, windows) = (bytes(ModelKind::Flow), bytes(ModelKind::Window));

@@ -10,6 +10,7 @@ use tidegate_common::{
 
 use super::{
     baseline::Baseline,
+    bounded::bounded,
     config::LearnConfig,
     destinations::{Habit, Past},
     forest::GrowthError,
@@ -17,7 +18,7 @@ use super::{
     naming::Domains,
     renewal::{Outcome, Renewal},
     rules::SECOND_NS,
-    samples::Samples,
+    samples::{Samples, narrow, wide},
     services::Services,
     state::{BaselineState, STATE_VERSION},
     vetting::Vetting,
@@ -76,7 +77,7 @@ impl Device {
             last_ns: now_ns,
             flows: Samples::new(config.seed),
             windows: Samples::new(config.seed),
-            known: LruCache::new(MAX_KNOWN),
+            known: bounded(MAX_KNOWN),
             services: Services::default(),
             habits: Vec::new(),
             domains: Domains::default(),
@@ -112,11 +113,11 @@ impl Device {
     }
 
     pub(super) fn collect_flow(&mut self, config: &LearnConfig, vector: &FeatureVector) {
-        self.flows.add(vector, config.samples as usize);
+        self.flows.add(narrow(vector), config.samples as usize);
     }
 
     pub(super) fn collect_window(&mut self, config: &LearnConfig, vector: &FeatureVector) {
-        self.windows.add(vector, config.samples as usize);
+        self.windows.add(narrow(vector), config.samples as usize);
     }
 
     /// Takes a window as it stands; gives back the window before when a new one has begun.
@@ -154,7 +155,7 @@ impl Device {
     }
 
     pub(super) fn train(&mut self, config: &LearnConfig) -> Result<(), GrowthError> {
-        let (flows, windows) = (self.flows.vectors(), self.windows.vectors());
+        let (flows, windows) = (wide(&self.flows.rows()), wide(&self.windows.rows()));
         self.baseline = Some(self.renewal.fit(config, &flows, &windows)?);
         self.recent_flows = Recent::default();
         self.recent_windows = Recent::default();
@@ -186,7 +187,8 @@ impl Device {
             return None;
         }
         let before = self.export(device, now_ns);
-        let outcome = self.renewal.adopt(config, &self.flows.vectors(), &self.windows.vectors()).ok()?;
+        let outcome =
+            self.renewal.adopt(config, &wide(&self.flows.rows()), &wide(&self.windows.rows())).ok()?;
         if outcome == Outcome::Adopted && self.train(config).is_ok() {
             self.previous = Some(Box::new(before));
             self.services.adopt(now_ns);
@@ -203,8 +205,8 @@ impl Device {
             ifindex: device.ifindex,
             ready: self.phase == Phase::Ready,
             collected_s: self.ready_ns.unwrap_or(now_ns).saturating_sub(self.since_ns) / SECOND_NS,
-            flows: self.flows.vectors(),
-            windows: self.windows.vectors(),
+            flows: self.flows.rows(),
+            windows: self.windows.rows(),
             // Least recently seen first, so that putting them in again gives the same order.
             known: self.known.iter().rev().map(|(address, ())| *address).collect(),
             services: self.services.list(),
@@ -222,8 +224,8 @@ impl Device {
         let collected_ns = state.collected_s.saturating_mul(SECOND_NS);
         let mut device = Self::new(config, now_ns.saturating_sub(collected_ns));
         device.last_ns = now_ns;
-        state.flows.iter().for_each(|vector| device.collect_flow(config, vector));
-        state.windows.iter().for_each(|vector| device.collect_window(config, vector));
+        state.flows.iter().for_each(|row| device.flows.add(*row, config.samples as usize));
+        state.windows.iter().for_each(|row| device.windows.add(*row, config.samples as usize));
         for address in &state.known {
             device.known.put(*address, ());
         }

@@ -13,6 +13,7 @@ use super::{
     device::Device,
     finding::{Finding, Subject},
     model::ModelKind,
+    samples::narrow,
     technique::Technique,
     vetting::Vetted,
 };
@@ -72,7 +73,7 @@ pub(super) fn window(
 }
 
 fn vetted(kind: ModelKind, vector: &FeatureVector, judged: Judgement, evidence: bool, at_ns: u64) -> Vetted {
-    Vetted { at_ns, kind, vector: *vector, sum: judged.sum, score: judged.score, evidence }
+    Vetted { at_ns, kind, vector: narrow(vector), sum: judged.sum, score: judged.score, evidence }
 }
 
 struct Evidence {

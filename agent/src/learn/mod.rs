@@ -11,6 +11,7 @@
 mod attribution;
 mod baseline;
 mod batch;
+mod bounded;
 mod calibration;
 mod compact;
 mod config;
@@ -67,6 +68,7 @@ pub use naming::Resolver;
 pub use opinion::Opinion;
 pub use reported::Alert;
 pub use rules::{ArpClaim, is_local};
+pub use samples::Row;
 pub use services::{Service, Whom};
 pub use standard::Standard;
 pub use state::{BaselineState, STATE_VERSION, StateError};

@@ -10,6 +10,7 @@ use lru::LruCache;
 use tidegate_common::device::DeviceKey;
 
 use super::{
+    bounded::bounded,
     contact::Contact,
     device::{Device, Phase},
     finding::Finding,
@@ -43,7 +44,7 @@ pub(super) struct Domains {
 
 impl Default for Domains {
     fn default() -> Self {
-        Self { usual: LruCache::new(MAX_DOMAINS), vouched: LruCache::new(MAX_ADDRESSES) }
+        Self { usual: bounded(MAX_DOMAINS), vouched: bounded(MAX_ADDRESSES) }
     }
 }
 

@@ -8,8 +8,14 @@
 use tidegate_common::feature::FeatureVector;
 
 use super::{
-    baseline::Baseline, config::LearnConfig, detector::Detector, drift::Adwin, forest::GrowthError,
-    model::ModelKind, samples::Samples, vetting::Vetted,
+    baseline::Baseline,
+    config::LearnConfig,
+    detector::Detector,
+    drift::Adwin,
+    forest::GrowthError,
+    model::ModelKind,
+    samples::{Row, Samples, wide},
+    vetting::Vetted,
 };
 
 /// Share of vetted flows that may be far from what the learning period's model knows.
@@ -27,8 +33,8 @@ pub(super) enum Outcome {
 /// Vetted traffic beside that of the learning period.
 pub(super) struct Renewal {
     /// Vetted flows and windows that the models were trained on.
-    pub(super) flows: Vec<FeatureVector>,
-    pub(super) windows: Vec<FeatureVector>,
+    pub(super) flows: Vec<Row>,
+    pub(super) windows: Vec<Row>,
     fresh_flows: Samples,
     fresh_windows: Samples,
     watch: Adwin,
@@ -58,19 +64,22 @@ impl Renewal {
     ) -> Result<Baseline, GrowthError> {
         let enough = windows.len() >= (config.min_windows as usize).max(1);
         let windows = enough
-            .then(|| Detector::fit(&[windows, &self.windows], ModelKind::Window, config.seed))
+            .then(|| Detector::fit(&[windows, &wide(&self.windows)], ModelKind::Window, config.seed))
             .transpose()?;
-        Ok(Baseline { flows: Detector::fit(&[flows, &self.flows], ModelKind::Flow, config.seed)?, windows })
+        Ok(Baseline {
+            flows: Detector::fit(&[flows, &wide(&self.flows)], ModelKind::Flow, config.seed)?,
+            windows,
+        })
     }
 
     /// Takes in what was vetted.
     pub(super) fn add(&mut self, vetted: &Vetted, most: usize) {
         match vetted.kind {
             ModelKind::Flow => {
-                self.fresh_flows.add(&vetted.vector, most);
+                self.fresh_flows.add(vetted.vector, most);
                 self.has_drifted |= self.watch.add(vetted.score);
             }
-            ModelKind::Window => self.fresh_windows.add(&vetted.vector, most),
+            ModelKind::Window => self.fresh_windows.add(vetted.vector, most),
         }
     }
 
@@ -87,13 +96,13 @@ impl Renewal {
         windows: &[FeatureVector],
     ) -> Result<Outcome, GrowthError> {
         let first = Self::new(self.seed).fit(config, flows, windows)?;
-        let (mut flows, mut windows) = (self.fresh_flows.vectors(), self.fresh_windows.vectors());
+        let (mut flows, mut windows) = (self.fresh_flows.rows(), self.fresh_windows.rows());
         let adopted = (std::mem::take(&mut self.flows), std::mem::take(&mut self.windows));
         *self = Self::new(self.seed);
         (self.flows, self.windows) = adopted;
         let all = flows.len().max(1);
-        flows.retain(|vector| !first.flows.is_far(vector));
-        windows.retain(|vector| first.windows.as_ref().is_some_and(|first| !first.is_far(vector)));
+        flows.retain(|row| !first.flows.is_far(&row.map(u32::from)));
+        windows.retain(|row| first.windows.as_ref().is_some_and(|first| !first.is_far(&row.map(u32::from))));
         let share = 1.0 - flows.len() as f64 / all as f64;
         if share > MOST_FAR {
             return Ok(Outcome::TooFar(share));

@@ -6,10 +6,20 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use tidegate_common::feature::{FEATURES, FeatureVector};
 
+/// A vector as it is kept: features are below 2^15.
+pub type Row = [u16; FEATURES];
+
+pub(super) fn wide(rows: &[Row]) -> Vec<FeatureVector> {
+    rows.iter().map(|row| row.map(u32::from)).collect()
+}
+
+pub(super) fn narrow(vector: &FeatureVector) -> Row {
+    vector.map(|value| u16::try_from(value).unwrap_or(u16::MAX))
+}
+
 /// Samples kept evenly from an endless stream (Vitter's algorithm R), in the order in which they came.
 pub(super) struct Samples {
-    /// Features are below 2^15.
-    rows: VecDeque<[u16; FEATURES]>,
+    rows: VecDeque<Row>,
     seen: u64,
     random: Pcg64Mcg,
 }
@@ -19,7 +29,7 @@ impl Samples {
         Self { rows: VecDeque::new(), seen: 0, random: Pcg64Mcg::seed_from_u64(seed) }
     }
 
-    pub(super) fn add(&mut self, vector: &FeatureVector, most: usize) {
+    pub(super) fn add(&mut self, row: Row, most: usize) {
         self.seen += 1;
         if self.rows.len() >= most.max(1) {
             let place = self.random.next_u64() % self.seen;
@@ -28,7 +38,7 @@ impl Samples {
             }
             self.rows.remove(place as usize);
         }
-        self.rows.push_back(vector.map(|value| u16::try_from(value).unwrap_or(u16::MAX)));
+        self.rows.push_back(row);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -36,8 +46,8 @@ impl Samples {
     }
 
     /// Oldest first.
-    pub(super) fn vectors(&self) -> Vec<FeatureVector> {
-        self.rows.iter().map(|row| row.map(u32::from)).collect()
+    pub(super) fn rows(&self) -> Vec<Row> {
+        self.rows.iter().copied().collect()
     }
 }
 
@@ -48,8 +58,8 @@ mod tests {
     #[test]
     fn a_long_stream_is_sampled_evenly_and_in_order() {
         let mut samples = Samples::new(1);
-        (0..10_000).for_each(|step| samples.add(&[step; FEATURES], 200));
-        let first: Vec<u32> = samples.vectors().iter().map(|vector| vector[0]).collect();
+        (0..10_000).for_each(|step| samples.add([step; FEATURES], 200));
+        let first: Vec<u16> = samples.rows().iter().map(|row| row[0]).collect();
         assert!(first.len() == 200 && first.is_sorted(), "{first:?}");
         let early = first.iter().filter(|step| **step < 5_000).count();
         assert!((70..=130).contains(&early), "{early} of the first half");

@@ -13,7 +13,7 @@ use lru::LruCache;
 use serde::{Deserialize, Serialize};
 use tidegate_common::{device::DeviceKey, flow::progress, parse::proto};
 
-use super::{contact::Contact, device::Phase, rules::is_host, vetting::QUARANTINE_NS};
+use super::{bounded::bounded, contact::Contact, device::Phase, rules::is_host, vetting::QUARANTINE_NS};
 
 /// Services remembered of one device.
 const MOST: NonZeroUsize = NonZeroUsize::new(512).unwrap();
@@ -102,7 +102,7 @@ pub(super) struct Services {
 
 impl Default for Services {
     fn default() -> Self {
-        Self { known: LruCache::new(MOST), waiting: LruCache::new(WAITING), names: LruCache::new(MOST) }
+        Self { known: bounded(MOST), waiting: bounded(WAITING), names: bounded(MOST) }
     }
 }
 

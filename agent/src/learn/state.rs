@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
-use tidegate_common::feature::{FEATURE_VERSION, FEATURES, FeatureVector};
+use tidegate_common::feature::{FEATURE_VERSION, FEATURES};
 
-use super::{destinations::Habit, services::Service};
+use super::{destinations::Habit, samples::Row, services::Service};
 use crate::identity::Mac;
 
 /// Version of the stored form.
@@ -29,9 +29,9 @@ pub struct BaselineState {
     /// How long traffic was collected, in seconds.
     pub collected_s: u64,
     /// Flow samples.
-    pub flows: Vec<FeatureVector>,
+    pub flows: Vec<Row>,
     /// Window samples.
-    pub windows: Vec<FeatureVector>,
+    pub windows: Vec<Row>,
     /// Hosts it talked to.
     pub known: Vec<IpAddr>,
     /// Its services.
@@ -49,10 +49,10 @@ pub struct BaselineState {
     pub largest_upload: u64,
     /// Flow samples adopted since, see `renewal`.
     #[serde(default)]
-    pub adopted_flows: Vec<FeatureVector>,
+    pub adopted_flows: Vec<Row>,
     /// Window samples adopted since.
     #[serde(default)]
-    pub adopted_windows: Vec<FeatureVector>,
+    pub adopted_windows: Vec<Row>,
 }
 
 /// A stored baseline cannot be used.

@@ -6,21 +6,19 @@
 
 use std::collections::VecDeque;
 
-use tidegate_common::feature::FeatureVector;
-
-use super::{model::ModelKind, rules::SECOND_NS};
+use super::{model::ModelKind, rules::SECOND_NS, samples::Row};
 
 /// How long a vector waits, and how long a finding spoils what comes after it.
 pub(crate) const QUARANTINE_NS: u64 = 600 * SECOND_NS;
 /// Vectors that wait at most.
-const MOST: usize = 512;
+const MOST: usize = 256;
 
 /// A judged vector.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Vetted {
     pub(super) at_ns: u64,
     pub(super) kind: ModelKind,
-    pub(super) vector: FeatureVector,
+    pub(super) vector: Row,
     /// Summed path length.
     pub(super) sum: u32,
     /// Anomaly score.
@@ -92,7 +90,7 @@ mod tests {
         Vetted {
             at_ns: second * SECOND_NS,
             kind: ModelKind::Flow,
-            vector: FeatureVector::default(),
+            vector: Row::default(),
             sum: second as u32,
             score: 0.5,
             evidence: false,
@@ -118,7 +116,7 @@ mod tests {
     #[test]
     fn what_was_followed_by_a_finding_is_forgotten() {
         let mut vetting = Vetting::default();
-        (0..300).for_each(|second| vetting.add(at(second)));
+        (0..200).for_each(|second| vetting.add(at(second)));
         assert_eq!(released(&mut vetting, 599), 0);
         assert_eq!(released(&mut vetting, 650), 51);
         vetting.spoil(700 * SECOND_NS);

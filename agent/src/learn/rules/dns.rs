@@ -18,7 +18,7 @@ use tidegate_common::device::DeviceKey;
 use super::SECOND_NS;
 use crate::{
     identity::{DnsMessage, registered},
-    learn::{Finding, RuleConfig, Subject, Technique},
+    learn::{Finding, RuleConfig, Subject, Technique, bounded::bounded},
 };
 
 const MAX_DEVICES: NonZeroUsize = NonZeroUsize::new(512).unwrap();
@@ -99,8 +99,7 @@ impl Dns {
         context: DnsContext,
         now_ns: u64,
     ) -> Option<Finding> {
-        let fresh =
-            || Client { domains: LruCache::new(MAX_DOMAINS), failures: VecDeque::new(), resolver_ns: None };
+        let fresh = || Client { domains: bounded(MAX_DOMAINS), failures: VecDeque::new(), resolver_ns: None };
         if message.answer.is_some()
             && let Some(resolver) = context.resolver
         {
