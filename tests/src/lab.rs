@@ -125,11 +125,12 @@ type Incidents = BTreeMap<String, u64>;
 
 impl Lab<'_> {
     fn play(&mut self, attacks: &[&'static Attack], options: &Options) -> Result<Report> {
-        self.behave(options.warm_up)?;
+        let learned = self.learn(attacks, options.warm_up)?;
         let mut scenarios = Vec::new();
         for (number, attack) in attacks.iter().enumerate() {
-            let outcome =
+            let mut outcome =
                 self.attack(attack, number as u8).with_context(|| format!("scenario {}", attack.name))?;
+            outcome.detected &= !learned.contains(&attack.name);
             (self.view)(Progress::Over(&outcome));
             scenarios.push(outcome);
         }
@@ -217,17 +218,52 @@ impl Lab<'_> {
         Ok(Quiet { minutes: length.as_secs_f64() / 60.0, false_blocks, incidents, service_kept })
     }
 
-    fn behave(&mut self, length: Duration) -> Result<()> {
+    /// Lets devices behave while they are learned, but for attacks that go on meanwhile and are set free whenever they are shut
+    /// out; the names of those that were taken for normal.
+    fn learn(&mut self, attacks: &[&'static Attack], length: Duration) -> Result<Vec<&'static str>> {
+        let mut poisons = Vec::new();
+        for attack in attacks.iter().filter(|attack| attack.while_learning) {
+            let aimed = attack.aim(self.topology, 0)?;
+            let log = self.topology.directory().join(format!("{}-learning.log", attack.name));
+            let tool = Process::start(&mut aimed.tool(), &log)?;
+            poisons.push((aimed, tool));
+        }
+        let culprits: Vec<String> = poisons.iter().flat_map(|(aimed, _)| aimed.culprits()).collect();
         let deadline = Instant::now() + length;
+        let mut freed = 0;
         while Instant::now() < deadline {
             (self.view)(Progress::Behaving(deadline - Instant::now()));
             pause((deadline - Instant::now()).min(Duration::from_secs(1)))?;
+            if self.false_blocks(&culprits)? > 0 {
+                bail!("devices that behave were shut out");
+            }
+            if !self.blocks()?.is_empty() {
+                self.flush()?;
+                freed += 1;
+            }
         }
-        let false_blocks = self.blocks()?;
-        if !false_blocks.is_empty() {
-            bail!("devices that behave were shut out: {false_blocks:?}");
+        let mut learned = Vec::new();
+        for (aimed, mut tool) in poisons {
+            tool.kill();
+            (self.view)(Progress::Note(&format!("set free {freed} times while devices were learned")));
+            if self.has_baseline(&aimed)? {
+                let note = format!("{} was learned as normal", aimed.attack.name);
+                (self.view)(Progress::Note(&note));
+                learned.push(aimed.attack.name);
+            }
+            self.reset(&aimed)?;
         }
-        Ok(())
+        Ok(learned)
+    }
+
+    fn has_baseline(&self, aimed: &Aimed<'_>) -> Result<bool> {
+        let culprits = aimed.culprits();
+        let models = self.agent.list(&["model", "status"], "models")?;
+        let is_ready = |model: &Value| {
+            text(model, "state").as_deref() == Some("ready")
+                && text(model, "device").is_some_and(|device| culprits.contains(&device))
+        };
+        Ok(models.iter().any(is_ready))
     }
 
     fn incidents(&self) -> Result<Incidents> {

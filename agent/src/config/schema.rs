@@ -99,7 +99,7 @@ section! {
         samples: u32 = 512,
         /// Devices that are judged on their own, 1 to 65,536; the longest silent is forgotten for a new one.
         max_devices: u32 = 1_024,
-        /// Devices with trained models in memory (about 70 KiB each), 1 to 65,536; the others are judged by the fleet's default.
+        /// Devices with trained models in memory (about 100 KiB each), 1 to 65,536; the others are judged by the fleet's default.
         max_models: u32 = 1_024,
         /// Seed of everything random: the same traffic and seed give the same baseline.
         seed: u64 = 1,

@@ -142,7 +142,7 @@ settings! {
         samples: u32 = 512,
         /// Devices with a state of their own; the longest silent is forgotten for a new one.
         max_devices: u32 = 1_024,
-        /// Devices with trained models in memory (about 70 KiB each); the others are judged by the fleet's default.
+        /// Devices with trained models in memory (about 100 KiB each); the others are judged by the fleet's default.
         max_models: u32 = 1_024,
         /// Seed of all training, so that the same traffic gives the same models.
         seed: u64 = 1,

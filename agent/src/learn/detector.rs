@@ -107,7 +107,12 @@ impl Detector {
 
     pub(super) fn judge(&self, vector: &FeatureVector) -> Judgement {
         let sum = self.model.sum(vector);
-        Judgement { sum, score: self.model.score_of_sum(sum), p_value: self.calibration.p_value(sum) }
+        Judgement { sum, score: self.score(sum), p_value: self.calibration.p_value(sum) }
+    }
+
+    /// Anomaly score of a summed path length.
+    pub(super) fn score(&self, sum: u32) -> f64 {
+        self.model.score_of_sum(sum)
     }
 
     /// P-value up to which a vector is evidence when `rate` of normal traffic may be.

@@ -161,6 +161,8 @@ impl Device {
         self.recent_windows = Recent::default();
         // What waits was judged by other models.
         self.vetting.drop_waiting();
+        self.flows.pack();
+        self.windows.pack();
         Ok(())
     }
 
@@ -172,10 +174,9 @@ impl Device {
                 ModelKind::Flow => Some(&mut baseline.flows),
                 ModelKind::Window => baseline.windows.as_mut(),
             };
-            if let Some(detector) = detector {
-                detector.learn(vetted.sum, vetted.evidence, config.evidence_p);
-            }
-            self.renewal.add(&vetted, config.samples as usize / 2);
+            let Some(detector) = detector else { continue };
+            detector.learn(vetted.sum, vetted.evidence, config.evidence_p);
+            self.renewal.add(&vetted, detector.score(vetted.sum), config.samples as usize / 2);
         }
     }
 

@@ -73,7 +73,7 @@ pub(super) fn window(
 }
 
 fn vetted(kind: ModelKind, vector: &FeatureVector, judged: Judgement, evidence: bool, at_ns: u64) -> Vetted {
-    Vetted { at_ns, kind, vector: narrow(vector), sum: judged.sum, score: judged.score, evidence }
+    Vetted { at_ns, kind, vector: narrow(vector), sum: judged.sum, evidence }
 }
 
 struct Evidence {

@@ -72,12 +72,12 @@ impl Renewal {
         })
     }
 
-    /// Takes in what was vetted.
-    pub(super) fn add(&mut self, vetted: &Vetted, most: usize) {
+    /// Takes in what was vetted, and its anomaly score.
+    pub(super) fn add(&mut self, vetted: &Vetted, score: f64, most: usize) {
         match vetted.kind {
             ModelKind::Flow => {
                 self.fresh_flows.add(vetted.vector, most);
-                self.has_drifted |= self.watch.add(vetted.score);
+                self.has_drifted |= self.watch.add(score);
             }
             ModelKind::Window => self.fresh_windows.add(vetted.vector, most),
         }

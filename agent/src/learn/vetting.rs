@@ -21,8 +21,6 @@ pub(super) struct Vetted {
     pub(super) vector: Row,
     /// Summed path length.
     pub(super) sum: u32,
-    /// Anomaly score.
-    pub(super) score: f64,
     /// Whether it counted as evidence.
     pub(super) evidence: bool,
 }
@@ -92,7 +90,6 @@ mod tests {
             kind: ModelKind::Flow,
             vector: Row::default(),
             sum: second as u32,
-            score: 0.5,
             evidence: false,
         }
     }

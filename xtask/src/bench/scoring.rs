@@ -1,4 +1,4 @@
-//! Suite `scoring`: training and scoring of isolation forests, beside scikit-learn and isotree.
+//! Suite `scoring`: training and scoring of isolation forests, beside scikit-learn and isotree, and the memory of many devices' models.
 //!
 //! 100 trees from 256 rows each and one thread everywhere, the same tables, only the work itself timed inside each process:
 //! neither start-up nor reading files. One table is made from a seed; feature matrices of real flows are used as well when
@@ -26,6 +26,10 @@ const TRAIN_ROWS: usize = 4_096;
 const TEST_ROWS: usize = 20_000;
 const SCORED: usize = 100_000;
 const SMOKE_SCORED: usize = 5_000;
+const DEVICES: usize = 1_000;
+const SMOKE_DEVICES: usize = 100;
+/// What the agent may have resident with [`DEVICES`] learned devices.
+const BUDGET_MIB: f64 = 128.0;
 
 /// What every side reports.
 #[derive(Deserialize)]
@@ -34,18 +38,21 @@ struct Timed {
     rows_per_s: f64,
 }
 
+#[derive(Deserialize)]
+struct Resident {
+    mib: f64,
+}
+
 /// Measures the tables.
 pub(crate) fn rows(context: &Context) -> Result<Vec<Row>> {
     let directory = shell::target_dir().join("bench");
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let python = peers(&shell::target_dir().join("venv"))?;
-    shell::run(shell::cargo().args([
-        "build",
-        "--release",
-        "--package",
-        "tidegate",
+    shell::run(shell::cargo().args(["build", "--release", "--package", "tidegate"]).args([
         "--example",
         "forest_bench",
+        "--example",
+        "devices_bench",
     ]))?;
 
     let (train, test) = (directory.join("forest-train.csv"), directory.join("forest-test.csv"));
@@ -59,7 +66,22 @@ pub(crate) fn rows(context: &Context) -> Result<Vec<Row>> {
     } else {
         shell::skipped("scoring of flow matrices", &format!("{} is absent", matrices.display()));
     }
+    rows.push(devices(context)?);
     Ok(rows)
+}
+
+/// Memory of the detector with many learned devices beside what the whole agent may take for them.
+fn devices(context: &Context) -> Result<Row> {
+    let devices = if context.smoke { SMOKE_DEVICES } else { DEVICES };
+    let program = shell::target_dir().join("release/examples/devices_bench");
+    let mut resident = Vec::new();
+    for _ in 0..context.repeats {
+        let printed = shell::output(shell::command(&program).arg(devices.to_string()))?;
+        let report: Resident = serde_json::from_str(printed.trim()).context("the report on memory")?;
+        resident.push(report.mib);
+    }
+    let budget = BUDGET_MIB * devices as f64 / DEVICES as f64;
+    Ok(Row::of("devices_resident_mib", "MiB", &resident, &format!("budget of {devices} devices"), &[budget]))
 }
 
 fn compare(context: &Context, python: &Path, files: &[PathBuf], what: &str) -> Result<Vec<Row>> {
