@@ -1,23 +1,23 @@
-//! Which rows a detector raises an alarm for when about one in so many normal rows may, judged in order of time by what was known then.
+//! Which rows a detector raises an alarm for when about one in so many normal rows may, judged in order of time.
 //!
 //! A row is ranked among the newest normal ones (conformal prediction over a sliding window): those of the calibration part and
 //! whatever was judged since and vetted, as a gateway learns. A rank among few rows claims little: what is to be rarer than one in a
 //! hundred cannot be told from fewer than 99. The limit gives way when alarms are too frequent, and comes back, so that the
 //! rate asked for is the balance (adaptive conformal inference, Gibbs and Candès, 2021). What is found about a device keeps its rows
-//! out for a while, and only the first of its alarms count, so that an attack neither becomes normal nor silences the detector.
+//! out for a while, so that an attack does not become normal; and where a rule found it, its alarms count as one, so that it does not
+//! silence the detector. What only the models hold against a device may be their own mistake: such alarms count each. Which of them
+//! it is shows within the ten minutes that rows are vetted for; here it is taken to be known at once.
 
 use std::collections::{HashMap, VecDeque};
 
-use super::{report::Sample, split::Part};
+use super::{found::Trouble, report::Sample, split::Part};
 use crate::learn::QUARANTINE_NS;
 
 /// Normal rows that are kept.
 const KEPT: usize = 1_024;
 /// Step of the limit, relative to itself, for one alarm. In the long run the realised rate is off by no more alarms than there are
-/// steps between the bounds, here four or five: even a few hundred rows keep to it.
-const STEP: f64 = 0.5;
-/// Alarms that count of those around a finding: it may have been false, too, but a long attack must not raise the limit for good.
-const COUNTED: u32 = 2;
+/// steps between the bounds, here six: even a few hundred rows keep to it.
+const STEP: f64 = 0.4;
 /// Bounds of the limit, relative to the rate asked for.
 const BOUNDS: (f64, f64) = (0.1, 2.0);
 
@@ -27,7 +27,7 @@ pub(super) fn alarms(samples: &[&Sample], rate: f64) -> Vec<bool> {
     order.sort_by_key(|index| (samples[*index].part != Part::Calibrate, samples[*index].known_ns));
     let mut limit = Limit { seen: VecDeque::new(), sorted: Vec::new(), factor: 1.0 };
     let mut waiting: VecDeque<(u64, f64)> = VecDeque::new();
-    let mut troubled: HashMap<_, (u64, u32)> = HashMap::new();
+    let mut incidents: HashMap<_, u64> = HashMap::new();
     let mut raised = vec![false; samples.len()];
     for index in order {
         let sample = samples[index];
@@ -42,17 +42,13 @@ pub(super) fn alarms(samples: &[&Sample], rate: f64) -> Vec<bool> {
         }
         let alarm = sample.acts || limit.p_value(sample.score) <= rate * limit.factor;
         raised[index] = alarm;
-        if !sample.spoilt {
+        if sample.trouble == Trouble::None {
             waiting.push_back((sample.known_ns, sample.score));
             limit.learn(alarm, rate);
         } else if alarm {
-            let (at_ns, counted) = troubled.entry(sample.device).or_default();
-            if sample.known_ns.saturating_sub(*at_ns) > QUARANTINE_NS {
-                *counted = 0;
-            }
-            *at_ns = sample.known_ns;
-            if *counted < COUNTED {
-                *counted += 1;
+            let before = incidents.insert(sample.device, sample.known_ns);
+            let goes_on = before.is_some_and(|at_ns| sample.known_ns.saturating_sub(at_ns) <= QUARANTINE_NS);
+            if sample.trouble == Trouble::OfModel || !goes_on {
                 limit.learn(true, rate);
             }
         }
@@ -113,7 +109,7 @@ mod tests {
             episode: None,
             device,
             acts: false,
-            spoilt: false,
+            trouble: Trouble::None,
         }
     }
 
@@ -154,8 +150,10 @@ mod tests {
 
     #[test]
     fn an_attack_that_was_found_neither_becomes_normal_nor_silences() {
-        let mut rows: Vec<Sample> = (0..600).map(|nth| sample(nth, Part::Calibrate, noise(nth))).collect();
-        rows.extend((600..4_000).map(|nth| Sample { spoilt: true, ..sample(nth, Part::Attack, 9.0) }));
+        let mut rows: Vec<Sample> = (0..400).map(|nth| sample(nth, Part::Calibrate, noise(nth))).collect();
+        rows.extend(
+            (400..4_000).map(|nth| Sample { trouble: Trouble::OfRule, ..sample(nth, Part::Attack, 9.0) }),
+        );
         assert!((share(&rows) - 1.0).abs() < f64::EPSILON);
     }
 }

@@ -78,18 +78,31 @@ pub(super) fn found(watch: &Watch, judged: &[Judged], window_ns: u64) -> HashMap
     strongest
 }
 
+/// What was found about a device around some time. It is not learned from then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Trouble {
+    /// Nothing.
+    #[default]
+    None,
+    /// Something, but only by the models.
+    OfModel,
+    /// Something by a rule.
+    OfRule,
+}
+
 /// When something was found about each device, or about hosts that attack it.
 #[derive(Debug)]
-pub(super) struct Trouble(HashMap<DeviceKey, Vec<u64>>);
+pub(super) struct Troubles(HashMap<DeviceKey, Vec<(u64, Trouble)>>);
 
-impl Trouble {
+impl Troubles {
     pub(super) fn of(watch: &Watch, judged: &[Judged]) -> Self {
-        let mut times: HashMap<DeviceKey, Vec<u64>> = HashMap::new();
+        let mut times: HashMap<DeviceKey, Vec<(u64, Trouble)>> = HashMap::new();
         for finding in judged.iter().map(|judged| &judged.decision.finding) {
             if finding.technique != Technique::CHANGE
                 && let Some(device) = device_in(watch, finding)
             {
-                times.entry(device).or_default().push(finding.at_ns);
+                let kind = if finding.rule.is_some() { Trouble::OfRule } else { Trouble::OfModel };
+                times.entry(device).or_default().push((finding.at_ns, kind));
             }
         }
         for times in times.values_mut() {
@@ -98,12 +111,12 @@ impl Trouble {
         Self(times)
     }
 
-    /// Whether what a device does at a moment would not be learned from: something was found shortly before, or before it
-    /// had waited long enough.
-    pub(super) fn is_around(&self, device: DeviceKey, at_ns: u64) -> bool {
-        let Some(times) = self.0.get(&device) else { return false };
-        let next = times.partition_point(|time| time.saturating_add(QUARANTINE_NS) < at_ns);
-        times.get(next).is_some_and(|time| *time <= at_ns.saturating_add(QUARANTINE_NS))
+    /// What was found shortly before a moment, or will be before what a device does then has waited long enough.
+    pub(super) fn around(&self, device: DeviceKey, at_ns: u64) -> Trouble {
+        let Some(times) = self.0.get(&device) else { return Trouble::None };
+        let first = times.partition_point(|(time, _)| time.saturating_add(QUARANTINE_NS) < at_ns);
+        let near = times[first..].iter().take_while(|(time, _)| *time <= at_ns.saturating_add(QUARANTINE_NS));
+        near.map(|(_, kind)| *kind).max().unwrap_or_default()
     }
 }
 

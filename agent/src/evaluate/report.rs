@@ -5,6 +5,7 @@ use tidegate_common::device::DeviceKey;
 
 use super::{
     alarms::alarms,
+    found::Trouble,
     metrics::{self, Ranking, Scored, median},
 };
 use crate::evaluate::split::Part;
@@ -96,8 +97,8 @@ pub(super) struct Sample {
     pub(super) device: DeviceKey,
     /// Whether the gateway acts in it, whatever it scores.
     pub(super) acts: bool,
-    /// Whether something was found about its device around that time: it is not learned from.
-    pub(super) spoilt: bool,
+    /// What was found about its device around that time.
+    pub(super) trouble: Trouble,
 }
 
 /// What one seed gave.

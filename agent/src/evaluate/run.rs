@@ -12,7 +12,7 @@ use tidegate_common::{device::DeviceKey, feature::flow_features};
 use super::{
     Plan,
     episode::{Episodes, Verdict, label_of},
-    found::{FlowEvidence, Trouble, found},
+    found::{FlowEvidence, Trouble, Troubles, found},
     report::{Frame, Sample, SeedResult, SetResult, gather, ranking},
     split::{Part, Row, Split, split},
 };
@@ -136,12 +136,12 @@ impl Set<'_> {
         let attacked = self.watched(self.gateway(seed, &self.learned)?, |part| {
             matches!(part, Part::Calibrate | Part::Test | Part::Attack)
         })?;
-        let trouble = [&benign, &attacked].map(|watched| Trouble::of(&watched.watch, &watched.judged));
-        let (mut windows, mut combined) = self.window_samples(&benign, false, &trouble[0]);
-        let (attacked_windows, attacked_combined) = self.window_samples(&attacked, true, &trouble[1]);
+        let troubles = [&benign, &attacked].map(|watched| Troubles::of(&watched.watch, &watched.judged));
+        let (mut windows, mut combined) = self.window_samples(&benign, false, &troubles[0]);
+        let (attacked_windows, attacked_combined) = self.window_samples(&attacked, true, &troubles[1]);
         for flow in &mut flows {
             let at_ns = benign.watch.clock_of(flow.known_ns);
-            flow.spoilt = trouble[usize::from(flow.part == Part::Attack)].is_around(flow.device, at_ns);
+            flow.trouble = troubles[usize::from(flow.part == Part::Attack)].around(flow.device, at_ns);
         }
         windows.extend(attacked_windows);
         combined.extend(attacked_combined);
@@ -186,7 +186,7 @@ impl Set<'_> {
                     episode: *episode,
                     device: row.device,
                     acts: false,
-                    spoilt: false,
+                    trouble: Trouble::None,
                 })
             })
             .collect()
@@ -205,7 +205,7 @@ impl Set<'_> {
         &self,
         watched: &Watched,
         attacks: bool,
-        trouble: &Trouble,
+        troubles: &Troubles,
     ) -> (Vec<Sample>, Vec<Sample>) {
         let Watched { watch, judged, windows } = watched;
         let window_ns = self.config.learning.window.as_ns();
@@ -226,7 +226,7 @@ impl Set<'_> {
             let mut window = ended.window;
             window.epoch = 0;
             let look = look(&bytemuck::bytes_of(&window));
-            let spoilt = trouble.is_around(ended.device, ends_ns);
+            let trouble = troubles.around(ended.device, ends_ns);
             let sample = |score, acts| Sample {
                 score,
                 part,
@@ -236,7 +236,7 @@ impl Set<'_> {
                 episode,
                 device: ended.device,
                 acts,
-                spoilt,
+                trouble,
             };
             if let Some(opinion) = ended.opinion {
                 of_model.push(sample(opinion.score, false));

@@ -16,6 +16,8 @@ use super::{
 
 /// Set in the place of a child that is a leaf; the rest is its path length in 1/[`LEVEL`] of a level.
 const LEAF: u16 = 1 << 15;
+/// Numbers that are compared, multiplied and summed side by side; rows in growing are filled up with zeros to a multiple of it.
+const LANES: usize = 8;
 /// Rows scored while one tree's directions are at hand.
 const BLOCK: usize = 1_024;
 
@@ -47,10 +49,10 @@ impl Extended {
             random: Pcg64Mcg::seed_from_u64(growth.seed),
             order: (0..rows.len() as u32).collect(),
             places: Vec::new(),
+            stride: rows.width().next_multiple_of(LANES),
             sampled: Vec::new(),
             direction: Vec::new(),
-            lows: Vec::new(),
-            highs: Vec::new(),
+            extents: Vec::new(),
         };
         let trees =
             (0..growth.trees).map(|tree| grower.tree(key(growth.seed, tree), sample as usize)).collect();
@@ -162,6 +164,15 @@ fn dot(direction: &[i16], row: &[i16]) -> i32 {
     direction.iter().zip(row).map(|(weight, value)| product(*weight, *value)).sum()
 }
 
+/// The same for rows filled up to whole lanes.
+fn dot_in_lanes(direction: &[i16], row: &[i16]) -> i32 {
+    let lanes = direction.as_chunks::<LANES>().0.iter().zip(row.as_chunks::<LANES>().0);
+    let of_lanes = |(weights, values): (&[i16; LANES], &[i16; LANES])| -> i32 {
+        weights.iter().zip(values).map(|(weight, value)| product(*weight, *value)).sum()
+    };
+    lanes.map(of_lanes).sum()
+}
+
 const _: () = assert!(MAX_COLUMNS as i64 * 127 * (FARTHEST as i64) < i32::MAX as i64);
 
 fn path(tree: &[Cut], position: impl Fn(usize) -> i32) -> u32 {
@@ -181,14 +192,15 @@ struct Grower<'a> {
     random: Pcg64Mcg,
     /// Row numbers; the front is the current tree's sample.
     order: Vec<u32>,
+    /// Numbers from one sampled row to the next.
+    stride: usize,
     /// The sample's rows, one after the other: they fit the first-level cache together.
     sampled: Vec<i16>,
     /// Their places in it, ordered by node.
-    places: Vec<u16>,
+    places: Vec<u32>,
     direction: Vec<i16>,
     /// Smallest and largest value of each column in a node.
-    lows: Vec<i16>,
-    highs: Vec<i16>,
+    extents: Vec<(i16, i16)>,
 }
 
 impl Grower<'_> {
@@ -205,9 +217,10 @@ impl Grower<'_> {
         self.sampled.clear();
         for row in &self.order[..sample] {
             self.sampled.extend_from_slice(self.rows.row(*row as usize));
+            self.sampled.resize(self.sampled.len().next_multiple_of(self.stride), 0);
         }
         self.places.clear();
-        self.places.extend(0..sample as u16);
+        self.places.extend(0..sample as u32);
         let mut cuts = Vec::with_capacity(NODES);
         self.node(&mut cuts, key, 0, 0..sample);
         cuts.into_boxed_slice()
@@ -235,20 +248,22 @@ impl Grower<'_> {
         let width = self.rows.width();
         self.direction.clear();
         self.direction.extend(direction(key, index, width));
-        self.lows.clear();
-        self.lows.resize(width, i16::MAX);
-        self.highs.clear();
-        self.highs.resize(width, i16::MIN);
-        for place in &self.places[range] {
-            let row = &self.sampled[usize::from(*place) * width..][..width];
-            for ((low, high), value) in self.lows.iter_mut().zip(&mut self.highs).zip(row) {
-                *low = (*low).min(*value);
-                *high = (*high).max(*value);
+        self.direction.resize(self.stride, 0);
+        self.extents.clear();
+        for first in (0..self.stride).step_by(LANES) {
+            let (mut lows, mut highs) = ([i16::MAX; LANES], [i16::MIN; LANES]);
+            for place in &self.places[range.clone()] {
+                let values = &self.sampled[*place as usize * self.stride + first..][..LANES];
+                for ((low, high), value) in lows.iter_mut().zip(&mut highs).zip(values) {
+                    *low = (*low).min(*value);
+                    *high = (*high).max(*value);
+                }
             }
+            self.extents.extend(lows.into_iter().zip(highs));
         }
         (0..width)
             .map(|column| {
-                let (low, high) = (self.lows[column], self.highs[column]);
+                let (low, high) = self.extents[column];
                 let inside = self.up_to(u32::from(high.abs_diff(low))) as i32;
                 i32::from(self.direction[column]) * (i32::from(low) + inside)
             })
@@ -257,10 +272,10 @@ impl Grower<'_> {
 
     /// Rows at or below the threshold to the front; the end of that part.
     fn partition(&mut self, threshold: i32, range: std::ops::Range<usize>) -> usize {
-        let (mut middle, width) = (range.start, self.rows.width());
+        let mut middle = range.start;
         for index in range {
-            let row = &self.sampled[usize::from(self.places[index]) * width..][..width];
-            if dot(&self.direction, row) <= threshold {
+            let row = &self.sampled[self.places[index] as usize * self.stride..][..self.stride];
+            if dot_in_lanes(&self.direction, row) <= threshold {
                 self.places.swap(index, middle);
                 middle += 1;
             }

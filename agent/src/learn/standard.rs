@@ -31,27 +31,49 @@ pub struct Standard {
 impl Standard {
     /// The grid that fits `rows`, whose values must be finite. No deviation is taken to be below `finest`, in the columns' unit.
     pub fn fit(rows: &Rows<f64>, finest: f64) -> Self {
+        let width = rows.width();
         let count = rows.len().max(1) as f64;
+        // Row by row, as the table lies in memory.
+        let (mut lows, mut highs) = (vec![f64::MAX; width], vec![f64::MIN; width]);
+        for row in rows.iter() {
+            for ((low, high), value) in lows.iter_mut().zip(&mut highs).zip(row) {
+                *low = low.min(value / 2.0);
+                *high = high.max(value / 2.0);
+            }
+        }
+        // Shares of the range keep squares in range, whatever the unit.
+        let ranges: Vec<f64> = lows.iter().zip(&highs).map(|(low, high)| high - low).collect();
+        let mut means = vec![0.0; width];
+        for row in rows.iter() {
+            for (((mean, value), low), range) in means.iter_mut().zip(row).zip(&lows).zip(&ranges) {
+                *mean += (value / 2.0 - low) / range;
+            }
+        }
+        for mean in &mut means {
+            *mean /= count;
+        }
+        let mut variances = vec![0.0; width];
+        for row in rows.iter() {
+            let columns = variances.iter_mut().zip(row).zip(&lows).zip(&ranges).zip(&means);
+            for ((((variance, value), low), range), mean) in columns {
+                let apart = (value / 2.0 - low) / range - mean;
+                *variance += apart * apart;
+            }
+        }
         let column = |index: usize| {
-            let halves = || rows.iter().map(move |row| row[index] / 2.0);
-            // Shares of the range keep squares in range, whatever the unit.
-            let (low, high) =
-                halves().fold((f64::MAX, f64::MIN), |(low, high), half| (low.min(half), high.max(half)));
-            let range = high - low;
+            let (low, range) = (lows[index], ranges[index]);
             if range <= 0.0 {
                 return Column {
-                    half_mean: if low <= high { low } else { 0.0 },
+                    half_mean: if low <= highs[index] { low } else { 0.0 },
                     half_deviation: finest / 2.0,
                 };
             }
-            let mean = halves().map(|half| (half - low) / range).sum::<f64>() / count;
-            let variance = halves().map(|half| ((half - low) / range - mean).powi(2)).sum::<f64>() / count;
             Column {
-                half_mean: low + mean * range,
-                half_deviation: (variance.sqrt() * range).max(finest / 2.0),
+                half_mean: low + means[index] * range,
+                half_deviation: ((variances[index] / count).sqrt() * range).max(finest / 2.0),
             }
         };
-        Self { columns: (0..rows.width()).map(column).collect() }
+        Self { columns: (0..width).map(column).collect() }
     }
 
     /// Columns.
@@ -95,8 +117,9 @@ impl Column {
             DIFFERENT.copysign(far)
         };
         let farthest = f64::from(FARTHEST);
-        // A float-to-integer cast makes NaN 0.
-        (deviations * UNIT).round().clamp(-farthest, farthest) as i16
+        let steps = (deviations * UNIT).clamp(-farthest, farthest);
+        // To the nearest: the cast drops what is behind the point, and makes NaN 0.
+        (steps + 0.5_f64.copysign(steps)) as i16
     }
 }
 
