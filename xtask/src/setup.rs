@@ -42,6 +42,7 @@ const LAB_TOOLS: &[Tool] = &[
     tool("dnsmasq", "dnsmasq-base", "DHCP and DNS of the LAN"),
     tool("mosquitto", "mosquitto", "MQTT broker of the sensors, and behind the guard"),
     tool("mosquitto_pub", "mosquitto-clients", "MQTT clients with and without TLS"),
+    tool("openssl", "openssl", "certificates of the cloud test"),
     tool("nmap", "nmap", "scans"),
     tool("hping3", "hping3", "floods and telnet scanning"),
     tool("hydra", "hydra", "password guessing"),
