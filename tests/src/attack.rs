@@ -237,9 +237,9 @@ pub const ATTACKS: &[Attack] = &[
     Attack {
         name: "poisoned-training",
         technique: "T1046",
-        story: "a plug that was infected before it was bought looks for telnet servers while it is learned, and the operator sets it \
-                free each time",
-        origin: Origin::Device("plug"),
+        story: "a visitor's computer that came infected looks for telnet servers while it is learned, and the operator sets it free \
+                each time",
+        origin: Origin::Device("visitor"),
         needs_baseline: true,
         while_learning: true,
         tool: "hping3 -q -n -S -p 23 -i u100000 -I eth0 --rand-dest 203.0.113.x",
