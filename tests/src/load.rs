@@ -93,13 +93,14 @@ fn publish(mut stream: &TcpStream, load: &Load, passed: impl Fn() -> u64, failed
             thread::sleep(Duration::from_micros(20));
         };
         bytes.clear();
-        for number in sent..(sent + room.min(BATCH)).min(load.messages) {
+        let until = (sent + room.min(BATCH)).min(load.messages);
+        for number in sent..until {
             let mut payload = number.to_be_bytes().to_vec();
             payload.resize(load.payload.max(8), 0x5a);
             let id = (load.qos > 0).then_some((number % 65_535) as u16 + 1);
             bytes.extend(mqtt::message(TOPIC, &payload, id, false));
-            sent = number + 1;
         }
+        sent = until;
         stream.write_all(&bytes).context("cannot publish")?;
     }
     Ok(())

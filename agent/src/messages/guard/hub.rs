@@ -147,9 +147,10 @@ impl Hub {
 
     /// Puts other rules and credentials in force, and cuts sessions that are not what they were.
     pub(super) fn renew(&self, live: Live) {
+        let live = Arc::new(live);
         let before = std::mem::replace(
             &mut *self.live.lock().unwrap_or_else(PoisonError::into_inner),
-            Arc::new(live.clone()),
+            Arc::clone(&live),
         );
         self.cut(Reason::Revoked, |open| {
             let grants = |rules: &[Rule]| Grants::of(rules, &open.identity, &open.client_id);

@@ -303,7 +303,7 @@ async fn introduce(broker: &Address, connect: &[u8]) -> io::Result<(Wire, BytesM
     wire.write_all(connect).await?;
     let mut answer = BytesMut::with_capacity(256);
     // A broker that dies may still take a connection, and never answer on it.
-    while !codec::frame(&answer).map_err(io::Error::other)?.is_some_and(|frame| answer.len() >= frame.len) {
+    while codec::frame(&answer).map_err(io::Error::other)?.is_none_or(|frame| answer.len() < frame.len) {
         if wire.read_buf(&mut answer).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

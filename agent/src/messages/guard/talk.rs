@@ -118,8 +118,7 @@ impl Talk {
                 }
                 Ok(Fate::Pass)
             }
-            (Kind::PingReq, _) if body == 0 => Ok(Fate::Pass),
-            (Kind::Disconnect, Version::V4) if body == 0 => Ok(Fate::Pass),
+            (Kind::PingReq, _) | (Kind::Disconnect, Version::V4) if body == 0 => Ok(Fate::Pass),
             (Kind::Disconnect, Version::V5) => {
                 Ok(subscribe::disconnect(version, packet, self.expiry_s)?.map_or(Fate::Pass, Fate::Replace))
             }
