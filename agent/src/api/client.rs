@@ -1,5 +1,6 @@
 //! The command line's end of the socket: one connection a question.
 
+mod commands;
 mod policy;
 mod profiles;
 

@@ -15,7 +15,7 @@ use tidegate_common::{counter::Counters, parse::Unparsed};
 
 use crate::{
     api::view::{ActionWord, Usage},
-    messages::{Counters as MessageCounters, Reason, read},
+    messages::{Counters as MessageCounters, Reason, commands::Tally, read},
     store::{MessageKind, OutboxTally},
 };
 
@@ -78,6 +78,8 @@ pub struct Snapshot {
     pub flows: Usage,
     /// Device table.
     pub devices: Usage,
+    /// What became of commands.
+    pub commands: Tally,
     /// Enforcements in force by action, never-block entries included.
     pub verdicts: Vec<VerdictCount>,
     /// Incidents by technique since the start.
@@ -214,6 +216,7 @@ impl Collector for Snapshot {
         latency(e, "scoring", "Time from reading an event to its score", &self.scoring)?;
         fleet(e, self)?;
         outbox(e, &self.outbox)?;
+        commands(e, &self.commands)?;
         // Without a guard its numbers are there too, so that they begin at 0.
         messages(e, self.messages.as_deref().unwrap_or(&MessageCounters::default()))
     }
@@ -294,6 +297,22 @@ fn messages(e: &mut DescriptorEncoder, counters: &MessageCounters) -> Result<(),
         refused
             .encode_family(&label)?
             .encode_counter::<NoLabelSet, _, u64>(&counters.refused(*reason), None)?;
+    }
+    Ok(())
+}
+
+fn commands(e: &mut DescriptorEncoder, tally: &Tally) -> Result<(), fmt::Error> {
+    let now = |value: u64| value as i64;
+    gauge(e, "commands_waiting", "Commands that wait for an operator", None, now(tally.waiting))?;
+    gauge(e, "command_habits", "Devices whose normal commands are known", None, now(tally.known))?;
+    for (name, help, value) in [
+        ("commands_passed", "Commands that went on to devices as normal", tally.passed),
+        ("commands_held", "Commands that were held for an operator", tally.held),
+        ("commands_released", "Held commands that an operator released", tally.released),
+        ("commands_dropped", "Held commands that an operator dropped", tally.dropped),
+        ("commands_expired", "Held commands that waited too long", tally.expired),
+    ] {
+        counter(e, name, help, value)?;
     }
     Ok(())
 }

@@ -11,8 +11,9 @@ use crate::{
     api::{
         metrics::Snapshot,
         view::{
-            AllowCheckView, AllowView, BlockView, DeviceView, EventView, ExplainView, IncidentView,
-            ModelView, PolicyCheckView, PolicyView, ProfileView, ReloadView, RoleWord, StatusView,
+            AllowCheckView, AllowView, BlockView, CommandsView, DeviceView, EventView, ExplainView,
+            HeldCommandView, IncidentView, ModelView, PolicyCheckView, PolicyView, ProfileView, ReloadView,
+            RoleWord, StatusView,
         },
     },
     config::{period::Period, values::IsolationLevel},
@@ -65,6 +66,15 @@ pub enum Request {
     ApplyPolicy { sealed: Bytes, operator: Operator, reply: Reply<PolicyView> },
     /// Put the policy before in force again.
     RollbackPolicy { operator: Operator, reply: Reply<PolicyView> },
+
+    /// Commands that wait for an operator, and what was done so far.
+    Commands { reply: Reply<CommandsView> },
+    /// One of those that wait.
+    Command { id: String, reply: Reply<HeldCommandView> },
+    /// Let a held command go on; answers what it is.
+    ReleaseCommand { id: String, operator: Operator, reply: Reply<HeldCommandView> },
+    /// Take a held command away for good; answers what it was.
+    DropCommand { id: String, operator: Operator, reply: Reply<HeldCommandView> },
 
     /// Every enforcement, isolations included; never-block entries excluded.
     Blocks { reply: Reply<Vec<BlockView>> },

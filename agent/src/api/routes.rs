@@ -2,6 +2,7 @@
 //!
 //! Bodies are bounded, every answer has a deadline, and a stop ends every wait.
 
+mod commands;
 mod policy;
 mod profiles;
 
@@ -139,6 +140,7 @@ pub(super) fn operators(shared: Shared) -> Router {
         .merge(allow())
         .merge(incidents())
         .merge(models())
+        .merge(commands::routes())
         .layer(DefaultBodyLimit::max(ORDER_BYTES));
     let import = Router::new()
         .route(

@@ -3,6 +3,7 @@
 //! Every document carries `"schema": 1`. Fields are only ever added; a change of meaning raises the number. Times are RFC
 //! 3339 in UTC, lengths of time whole seconds (`_s`).
 
+mod commands;
 mod device;
 mod messages;
 mod policy;
@@ -22,6 +23,7 @@ use crate::{
 
 pub use self::words::{ActionWord, BaselineState, CheckState, EventKind, Health, ReasonWord, RoleWord};
 pub use self::{
+    commands::{CommandsView, HeldCommandView},
     device::DeviceView,
     messages::MessagesView,
     policy::{PolicyCheckView, PolicyVersionView, PolicyView},

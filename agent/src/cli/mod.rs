@@ -4,6 +4,7 @@
 
 mod allow;
 mod blocks;
+mod commands;
 mod config;
 mod detect;
 mod devices;
@@ -88,6 +89,8 @@ enum Command {
     Model(models::Command),
     #[command(subcommand)]
     Policy(policy::Command),
+    #[command(subcommand)]
+    Commands(commands::Command),
     Replay(replay::Args),
     Evaluate(evaluate::Args),
     #[command(subcommand)]
@@ -138,6 +141,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Incidents(command) => asking(incidents::run(command, output, &client())),
         Command::Explain(args) => asking(incidents::explain(&args, output, &client())),
         Command::Model(command) => asking(models::run(command, output, &client())),
+        Command::Commands(command) => asking(commands::run(command, output, &client())),
         Command::Policy(command) => asking(policy::run(command, output, &client())),
     }
 }

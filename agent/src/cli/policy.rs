@@ -103,9 +103,9 @@ struct Verified {
 
 /// A file was written.
 #[derive(Debug, Serialize)]
-struct Written {
-    file: PathBuf,
-    key: String,
+pub(super) struct Written {
+    pub(super) file: PathBuf,
+    pub(super) key: String,
 }
 
 pub(super) async fn run(command: Command, output: Output, client: &Client) -> Result<Exit, CliError> {
@@ -120,14 +120,18 @@ pub(super) async fn run(command: Command, output: Output, client: &Client) -> Re
     }
 }
 
-fn sign(file: &Path, key: &Path, to: &Path, output: Output) -> Result<Exit, CliError> {
+/// The private key in a file that nobody else may read.
+pub(super) fn signing_key(key: &Path) -> Result<SigningKey, CliError> {
     let mode = fs::metadata(key).map_err(|error| unreadable(key, &error))?.mode();
     if mode & 0o077 != 0 {
         let cause = format!("{} may be used by others than its owner", key.display());
         return Err(CliError::failure(cause).hint(format!("chmod 600 {}", key.display())));
     }
-    let failed = |error: &dyn std::fmt::Display| CliError::failure(format!("{}: {error}", key.display()));
-    let key = SigningKey::parse(&read(key)?).map_err(|error| failed(&error))?;
+    SigningKey::parse(&read(key)?).map_err(|error| CliError::failure(format!("{}: {error}", key.display())))
+}
+
+fn sign(file: &Path, key: &Path, to: &Path, output: Output) -> Result<Exit, CliError> {
+    let key = signing_key(key)?;
     let text = String::from_utf8(read(file)?)
         .map_err(|_| CliError::failure(format!("{} is no text", file.display())))?;
     let document = parse(&text).map_err(|cause| {
@@ -187,7 +191,7 @@ fn verify(file: &Path, keys: Option<PathBuf>, output: Output) -> Result<Exit, Cl
     })
 }
 
-fn keygen(name: &Path, output: Output) -> Result<Exit, CliError> {
+pub(super) fn keygen(name: &Path, output: Output) -> Result<Exit, CliError> {
     let failed = |error: &dyn std::fmt::Display| CliError::failure(error.to_string());
     let text = SigningKey::generate().map_err(|error| failed(&error))?;
     let key = SigningKey::parse(text.as_bytes()).map_err(|error| failed(&error))?;
@@ -229,7 +233,7 @@ fn unreadable(path: &Path, error: &std::io::Error) -> CliError {
     CliError::failure(format!("cannot read {}: {error}", path.display()))
 }
 
-fn write(path: &Path, bytes: &[u8], mode: u32, new: bool) -> Result<(), CliError> {
+pub(super) fn write(path: &Path, bytes: &[u8], mode: u32, new: bool) -> Result<(), CliError> {
     let mut options = fs::OpenOptions::new();
     options.write(true).mode(mode);
     if new {

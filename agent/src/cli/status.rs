@@ -96,6 +96,11 @@ fn text(status: &StatusView) -> String {
             messages.refused.values().sum::<u64>(),
             messages.broker_restarts
         );
+        let _ = writeln!(
+            text,
+            "commands: {} passed, {} wait for an operator",
+            messages.commands_passed, messages.commands_waiting
+        );
     }
     text
 }

@@ -22,6 +22,7 @@ pub fn example() -> String {
     section(&mut text, "reachability", &config.reachability);
     section(&mut text, "messages", &config.messages);
     section(&mut text, "message_limits", &config.message_limits);
+    section(&mut text, "commands", &config.commands);
     section(&mut text, "feeds", &config.feeds);
     section(&mut text, "inputs", &config.inputs);
     section(&mut text, "log", &config.log);

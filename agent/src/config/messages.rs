@@ -2,12 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use jiff::SignedDuration;
+
 use crate::{
     config::{
         Config, Messages,
-        values::{Endpoint, Listen},
+        period::Period,
+        values::{Doubtful, Endpoint, Listen, Unusual},
     },
-    messages::{Address, BrokerSettings, Limits, Settings, TlsSettings},
+    messages::{Address, BrokerSettings, Limits, Settings, TlsSettings, commands},
 };
 
 /// Which broker `messages.broker` means.
@@ -65,6 +68,7 @@ impl Config {
             listen: address(messages.listen),
             tls,
             passwords: file(&messages.passwords),
+            command_keys: file(&self.commands.keys),
             anonymous: messages.anonymous,
             broker: self.broker_settings(&self.gateway.state_dir),
             limits: self.limits(),
@@ -79,6 +83,27 @@ impl Config {
                 program: self.messages.broker_program.clone(),
                 directory: state.join("broker"),
             },
+        }
+    }
+
+    /// How commands are judged.
+    pub fn command_settings(&self) -> commands::Settings {
+        let commands = &self.commands;
+        let period = |period: Period| SignedDuration::try_from(period.0).unwrap_or(SignedDuration::MAX);
+        commands::Settings {
+            topics: commands.topics.clone(),
+            allow_unsigned: commands.unsigned == Doubtful::Judge,
+            allow_unknown: commands.unknown_format == Doubtful::Judge,
+            hold: commands.unusual == Unusual::Hold,
+            verb_keys: commands.verb_keys.clone(),
+            skew: period(commands.skew),
+            life: period(commands.max_lifetime),
+            hold_for: period(commands.hold_for),
+            held: commands.max_held as usize,
+            learn_after: commands.learn_after as usize,
+            rate: commands.rate,
+            devices: commands.max_devices as usize,
+            rules: commands.rules.clone(),
         }
     }
 

@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     example::example,
     schema::{
-        Cloud, Enforcement, Feeds, Gateway, Inputs, Kernel, Learning, Log, MessageLimits, Messages, Metrics,
-        Names, NeverBlock, Policy, Reachability, Response,
+        Cloud, Commands, Enforcement, Feeds, Gateway, Inputs, Kernel, Learning, Log, MessageLimits, Messages,
+        Metrics, Names, NeverBlock, Policy, Reachability, Response,
     },
     source::Source,
 };
@@ -62,6 +62,8 @@ pub struct Config {
     pub messages: Messages,
     /// What its clients may take.
     pub message_limits: MessageLimits,
+    /// Commands to devices.
+    pub commands: Commands,
     /// Lists of hostile addresses.
     pub feeds: Feeds,
     /// What other programs know.
@@ -235,6 +237,7 @@ impl Config {
             ("kernel.ring_bytes", self.kernel.ring_bytes != next.kernel.ring_bytes),
             ("learning.window", self.learning.window != next.learning.window),
             ("messages", !self.messages.differs_only_in_rules(&next.messages)),
+            ("commands.keys", self.commands.keys != next.commands.keys),
             ("message_limits", self.message_limits != next.message_limits),
             ("log", self.log != next.log),
             ("metrics", self.metrics != next.metrics),

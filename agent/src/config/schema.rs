@@ -12,13 +12,13 @@ use crate::{
     config::{
         period::Period,
         section::section,
-        values::{Endpoint, GatewayMode, Listen, Sensitivity, SensitivityWord},
+        values::{Doubtful, Endpoint, GatewayMode, Listen, Sensitivity, SensitivityWord, Unusual},
     },
     datapath::{TcChoice, XdpChoice},
     decide,
     enforce::Target,
     identity::Mac,
-    messages::{IdentityFrom, Rule},
+    messages::{IdentityFrom, Rule, commands::Rule as CommandRule},
 };
 
 section! {
@@ -268,6 +268,40 @@ section! {
         queued_messages: u32 = 1_000,
         /// Bytes of packets on their way, of all clients together, 1,048,576 to 1,073,741,824.
         buffered_bytes: u32 = 33_554_432,
+    }
+    /// Commands to devices: messages on these topics are judged by signature, rules, and what each device is normally told. It is off
+    /// until topics are named, and needs the MQTT guard. `keys` needs a restart, all else does not.
+    Commands {
+        /// Topics of commands; the first `+` of each stands for the device, what follows it for the verb of payloads without one.
+        /// Example: `topics = ["cmd/+/#"]`
+        topics: Vec<String> = Vec::new(),
+        /// File with the public keys (Ed25519, PEM) whose signatures on commands count; nobody but its owner may write it. Empty for none.
+        keys: String = String::new(),
+        /// What becomes of commands that nobody signed: `refuse`, or `judge` by rules and habit alone.
+        unsigned: Doubtful = Doubtful::Refuse,
+        /// What becomes of unsigned commands that are neither JSON nor CBOR: `refuse`, or `judge` by topic and content.
+        unknown_format: Doubtful = Doubtful::Refuse,
+        /// What becomes of commands unlike those that a device is normally given: `hold` them for an operator, or `refuse`.
+        unusual: Unusual = Unusual::Hold,
+        /// Names under which payloads that nobody sealed have their verb, the first found; everything else in them is a parameter.
+        verb_keys: Vec<String> = ["verb", "command", "cmd", "method", "action"].map(str::to_owned).to_vec(),
+        /// How far a signer's clock may be ahead of the gateway's, 0s to 5m.
+        skew: Period = Period::seconds(30),
+        /// Longest time from signature to expiry, 1s to 24h. Nonces are remembered for as long.
+        max_lifetime: Period = Period::minutes(10),
+        /// How long a held command waits for an operator, 10s to 24h.
+        hold_for: Period = Period::minutes(15),
+        /// Held commands that may wait, 1 to 1,000. Beyond, unusual ones are refused.
+        max_held: u32 = 100,
+        /// Normal commands after which a device's habit is known, 20 to 256. Before, rules alone judge.
+        learn_after: u32 = 100,
+        /// Share of normal commands that may be taken for unusual, 0.0001 to 0.2.
+        rate: f64 = 0.01,
+        /// Devices whose commands are remembered, 1 to 4,096.
+        max_devices: u32 = 256,
+        /// What devices may be told. Without rules everything may; with rules a command must fit one wholly. Example:
+        /// `rules = [{ device = "pump-*", verbs = ["set"], params = { level = { min = 0, max = 80 } }, hours = ["06:00-22:00"], per_minute = 10 }]`
+        rules: Vec<CommandRule> = Vec::new(),
     }
     /// Lists of hostile addresses.
     Feeds {

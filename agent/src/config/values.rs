@@ -67,6 +67,26 @@ impl Sensitivity {
     }
 }
 
+/// What becomes of something that nobody vouches for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Doubtful {
+    /// It is refused.
+    Refuse,
+    /// It is judged by everything else.
+    Judge,
+}
+
+/// What becomes of a command unlike a device's normal ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unusual {
+    /// It waits for an operator.
+    Hold,
+    /// It is refused.
+    Refuse,
+}
+
 /// How far an isolated device is cut off, see [`Level`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]

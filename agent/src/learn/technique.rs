@@ -50,6 +50,8 @@ impl Technique {
     pub const BORROWED_ACCOUNT: Self = Self { id: "T1078", name: "Valid Accounts" };
     /// Messages to topics that are another's to publish (ATT&CK for ICS).
     pub const FOREIGN_COMMAND: Self = Self { id: "T0855", name: "Unauthorized Command Message" };
+    /// Commands with values that a device is not to be given (ATT&CK for ICS).
+    pub const MODIFIED_PARAMETER: Self = Self { id: "T0836", name: "Modify Parameter" };
     /// Subscriptions to what is another's to read.
     pub const EAVESDROPPING: Self = Self { id: "T1040", name: "Network Sniffing" };
     /// Data carried off to a host that never got any.
@@ -90,6 +92,7 @@ impl Technique {
         Self::MESSAGE_EXPLOIT,
         Self::BORROWED_ACCOUNT,
         Self::FOREIGN_COMMAND,
+        Self::MODIFIED_PARAMETER,
         Self::EAVESDROPPING,
         Self::EXFILTRATION,
         Self::UNUSUAL,

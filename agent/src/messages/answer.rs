@@ -9,6 +9,11 @@ use super::{
     reason::Reason,
 };
 
+/// Property that holds a reason in words.
+const REASON_STRING: u8 = 0x1f;
+/// Longest of them that are said, in bytes.
+const LONGEST_WORDS: usize = 64;
+
 /// CONNACK that refuses.
 pub fn connack(version: Version, reason: Reason) -> BytesMut {
     let code = match (version, reason) {
@@ -45,23 +50,41 @@ pub fn disconnect(version: Version, reason: Reason) -> Option<BytesMut> {
     (version == Version::V5).then(|| BytesMut::from(&[0xe0, 1, code][..]))
 }
 
-/// The acknowledgement of a PUBLISH that was not passed on, if it wants one. Version 3.1.1 can only say that it arrived.
-pub fn refuse_publish(version: Version, publish: &Publish<'_>, reason: Reason, answers: &mut BytesMut) {
+/// The acknowledgement of a PUBLISH that was not passed on, if it wants one; version 5 says why, in `words` too unless they are
+/// empty. Version 3.1.1 can only say that it arrived.
+pub fn refuse_publish(
+    version: Version,
+    publish: &Publish<'_>,
+    reason: Reason,
+    words: &str,
+    answers: &mut BytesMut,
+) {
     let Some(id) = publish.id else { return };
     let code = match reason {
         Reason::TopicShape => 0x90,
-        Reason::Retained => 0x97,
+        Reason::Retained | Reason::CommandRate | Reason::CommandRoom => 0x97,
+        Reason::CommandFormat => 0x99,
+        Reason::CommandHeld => 0x83,
         _ => 0x87,
     };
     // PUBACK or PUBREC; the PUBREL that follows the latter is answered by the broker, which does not know the id.
     answers.put_u8(if publish.qos == 1 { 0x40 } else { 0x50 });
+    // Lengths of one byte are enough for them.
+    let words = &words.as_bytes()[..words.len().min(LONGEST_WORDS)];
     match version {
         Version::V4 => answers.put_u8(2),
-        Version::V5 => answers.put_u8(3),
+        Version::V5 if words.is_empty() => answers.put_u8(3),
+        Version::V5 => answers.put_u8(7 + words.len() as u8),
     }
     answers.put_u16(id.get());
     if version == Version::V5 {
         answers.put_u8(code);
+        if !words.is_empty() {
+            answers.put_u8(3 + words.len() as u8);
+            answers.put_u8(REASON_STRING);
+            answers.put_u16(words.len() as u16);
+            answers.extend_from_slice(words);
+        }
     }
 }
 
@@ -108,6 +131,7 @@ mod tests {
             id: NonZeroU16::new(7),
             alias: None,
             payload: b"",
+            packet: b"",
         };
         for version in [Version::V4, Version::V5] {
             for reason in Reason::ALL.iter().copied() {
@@ -117,7 +141,7 @@ mod tests {
                 }
                 for qos in [1, 2] {
                     let mut bytes = BytesMut::new();
-                    refuse_publish(version, &publish(qos), reason, &mut bytes);
+                    refuse_publish(version, &publish(qos), reason, reason.name(), &mut bytes);
                     Packet::decode(version, &bytes).unwrap();
                 }
                 let mut bytes = BytesMut::new();

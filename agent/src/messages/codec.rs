@@ -131,6 +131,8 @@ pub struct Publish<'a> {
     pub alias: Option<NonZeroU16>,
     /// What it says.
     pub payload: &'a [u8],
+    /// The whole packet as it came.
+    pub packet: &'a [u8],
 }
 
 /// Reads the PUBLISH that `packet`, a whole packet with a fixed header of `head` bytes, is.
@@ -164,7 +166,7 @@ pub fn publish(version: Version, packet: &[u8], head: usize) -> Result<Publish<'
     if !named {
         return Err(Malformed("a topic that is empty or has wildcards"));
     }
-    Ok(Publish { topic, qos, retain: first & 1 != 0, id, alias, payload })
+    Ok(Publish { topic, qos, retain: first & 1 != 0, id, alias, payload, packet })
 }
 
 /// Checks the properties of a PUBLISH, which end at `end`, and returns the topic alias among them.

@@ -154,7 +154,8 @@ proptest! {
         if let Ok(message) = publish(version, &bytes, 2) {
             prop_assert!(message.payload.len() <= bytes.len());
             let mut answers = BytesMut::new();
-            answer::refuse_publish(version, &message, crate::messages::Reason::PublishTopic, &mut answers);
+            let reason = crate::messages::Reason::PublishTopic;
+            answer::refuse_publish(version, &message, reason, reason.name(), &mut answers);
         }
     }
 }

@@ -8,6 +8,9 @@ use super::{
     codec::{Malformed, Packet, Version, take_text},
 };
 
+/// Largest packet that a reason in words may make too large for a client, in bytes.
+const SMALL: u32 = 128;
+
 /// The version that a CONNECT names; `None` for one that the guard does not speak.
 pub fn connect_version(packet: &[u8], head: usize) -> Result<Option<Version>, Malformed> {
     let cut = Malformed("CONNECT is cut short");
@@ -50,6 +53,8 @@ pub struct Connect {
     pub session_expiry_s: u32,
     /// Whether it asks for another way to authenticate (version 5).
     pub extended_auth: bool,
+    /// Whether it can be told reasons in words (version 5): it wants them, and packets are not to be very small.
+    pub wants_words: bool,
     packet: Packet,
 }
 
@@ -72,6 +77,7 @@ impl Connect {
                 keep_alive: connect.keep_alive,
                 session_expiry_s: 0,
                 extended_auth: false,
+                wants_words: false,
                 packet: packet.clone(),
             },
             Packet::V5(v5::Packet::Connect(connect)) => Self {
@@ -87,6 +93,8 @@ impl Connect {
                 keep_alive: connect.keep_alive,
                 session_expiry_s: connect.session_expiry_interval_secs,
                 extended_auth: connect.auth_method.is_some(),
+                wants_words: connect.request_problem_info
+                    && connect.max_packet_size.is_none_or(|most| most.get() >= SMALL),
                 packet: packet.clone(),
             },
             _ => return Err(Malformed("not a CONNECT")),

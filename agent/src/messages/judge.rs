@@ -6,12 +6,16 @@
 use std::{
     collections::HashSet,
     hash::{BuildHasher as _, RandomState},
+    net::IpAddr,
     sync::Arc,
 };
+
+use jiff::Timestamp;
 
 use super::{
     acl::{Grants, is_filter},
     codec::{Publish, Version},
+    commands::{Desk, Incoming, Notice, Verdict},
     guard::limits::{Limits, Shared},
     reason::Reason,
 };
@@ -25,6 +29,8 @@ pub struct Client {
     pub client_id: String,
     /// Version it speaks.
     pub version: Version,
+    /// Where it is.
+    pub source: IpAddr,
 }
 
 /// What becomes of a message.
@@ -34,6 +40,8 @@ pub enum Judgement {
     Pass,
     /// It ends here; the sender is told.
     Refuse(Reason),
+    /// It waits for an operator, under this name; the sender is told.
+    Hold(u64),
 }
 
 /// Judges one session.
@@ -43,6 +51,9 @@ pub struct Judge {
     grants: Grants,
     limits: Arc<Limits>,
     shared: Arc<Shared>,
+    commands: Arc<Desk>,
+    /// What is to be told of a command that was just judged.
+    notice: Option<Box<Notice>>,
     subscriptions: HashSet<u64>,
     hasher: RandomState,
     /// The topics judged last: devices publish to the same few again and again.
@@ -57,6 +68,7 @@ impl Judge {
         grants: Grants,
         limits: Arc<Limits>,
         shared: Arc<Shared>,
+        commands: Arc<Desk>,
         hasher: RandomState,
     ) -> Self {
         Self {
@@ -64,6 +76,8 @@ impl Judge {
             grants,
             limits,
             shared,
+            commands,
+            notice: None,
             subscriptions: HashSet::new(),
             hasher,
             published: None,
@@ -76,13 +90,16 @@ impl Judge {
         &self.client
     }
 
-    /// Judges a message that the client wants to publish.
-    pub fn publish(&mut self, message: &Publish<'_>) -> Judgement {
+    /// Judges a message that the client wants to publish now.
+    pub fn publish(&mut self, message: &Publish<'_>, now: Timestamp) -> Judgement {
         if self.published.as_deref() != Some(message.topic) {
             if let Err(reason) = self.may_publish(message.topic) {
                 return Judgement::Refuse(reason);
             }
             self.published = Some(message.topic.to_owned());
+        }
+        if let Some(verdict) = self.command(message, now) {
+            return verdict;
         }
         if message.retain {
             let topic = self.hasher.hash_one(message.topic);
@@ -94,10 +111,32 @@ impl Judge {
         Judgement::Pass
     }
 
+    /// Judges a message on a topic of commands.
+    fn command(&mut self, message: &Publish<'_>, now: Timestamp) -> Option<Judgement> {
+        let Publish { topic, payload, retain, packet, .. } = *message;
+        let Client { identity, version, source, .. } = &self.client;
+        let (sender, version, source) = (identity.as_str(), *version, *source);
+        let incoming = Incoming { topic, payload, retain, packet, version, sender, source };
+        let (verdict, notice) = self.commands.judge(&incoming, now)?;
+        self.notice = notice;
+        Some(match verdict {
+            Verdict::Pass => Judgement::Pass,
+            Verdict::Refuse(reason) => Judgement::Refuse(reason),
+            Verdict::Hold(id) => Judgement::Hold(id),
+        })
+    }
+
+    /// What an operator should know of the command that was just judged.
+    pub(crate) fn take_notice(&mut self) -> Option<Box<Notice>> {
+        self.notice.take()
+    }
+
     /// Judges a will: a message that the broker publishes when the connection breaks.
     pub fn will(&self, topic: &str, payload: &[u8], retain: bool) -> Result<(), Reason> {
         let kept = self.hasher.hash_one(topic);
+        // Nobody could hold a command that the broker gives when a connection breaks.
         let fits = payload.len() <= self.limits.will_bytes
+            && !self.commands.is_command(topic)
             && self.may_publish(topic).is_ok()
             && (!retain
                 || self.shared.retain(&self.client.identity, kept, !payload.is_empty(), &self.limits));
@@ -157,42 +196,46 @@ mod tests {
     use super::*;
     use crate::messages::{acl::Rule, guard::limits::tests::limits};
 
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
     fn judge() -> Judge {
         let rule = Rule {
             who: "*".to_owned(),
             publish: vec!["d/%u/#".to_owned()],
             subscribe: vec!["d/%u/#".to_owned(), "news".to_owned()],
         };
-        let client = Client { identity: "lamp".to_owned(), client_id: "l".to_owned(), version: Version::V4 };
+        let (identity, client_id) = ("lamp".to_owned(), "l".to_owned());
+        let source = [192, 0, 2, 1].into();
+        let client = Client { identity, client_id, version: Version::V4, source };
         let grants = Grants::of(&[rule], "lamp", "l");
-        Judge::new(client, grants, Arc::new(limits()), Arc::default(), RandomState::new())
+        Judge::new(client, grants, Arc::new(limits()), Arc::default(), Arc::default(), RandomState::new())
     }
 
     fn message(topic: &str, retain: bool) -> Publish<'_> {
-        Publish { topic, qos: 0, retain, id: None, alias: None, payload: b"on" }
+        Publish { topic, qos: 0, retain, id: None, alias: None, payload: b"on", packet: b"" }
     }
 
     #[test]
     fn a_message_passes_to_a_granted_topic_of_sound_shape() {
         let mut judge = judge();
         for _ in 0..2 {
-            assert_eq!(judge.publish(&message("d/lamp/x", false)), Judgement::Pass);
+            assert_eq!(judge.publish(&message("d/lamp/x", false), NOW), Judgement::Pass);
             let foreign = message("d/pump/x", false);
-            assert_eq!(judge.publish(&foreign), Judgement::Refuse(Reason::PublishTopic));
+            assert_eq!(judge.publish(&foreign, NOW), Judgement::Refuse(Reason::PublishTopic));
         }
         let deep = message("d/lamp/a/b/c", false);
-        assert_eq!(judge.publish(&deep), Judgement::Refuse(Reason::TopicShape));
+        assert_eq!(judge.publish(&deep, NOW), Judgement::Refuse(Reason::TopicShape));
         let long = format!("d/lamp/{}", "x".repeat(40));
-        assert_eq!(judge.publish(&message(&long, false)), Judgement::Refuse(Reason::TopicShape));
+        assert_eq!(judge.publish(&message(&long, false), NOW), Judgement::Refuse(Reason::TopicShape));
     }
 
     #[test]
     fn only_so_many_topics_are_retained() {
         let mut judge = judge();
-        assert_eq!(judge.publish(&message("d/lamp/1", true)), Judgement::Pass);
-        assert_eq!(judge.publish(&message("d/lamp/2", true)), Judgement::Pass);
-        assert_eq!(judge.publish(&message("d/lamp/3", true)), Judgement::Refuse(Reason::Retained));
-        assert_eq!(judge.publish(&message("d/lamp/3", false)), Judgement::Pass);
+        assert_eq!(judge.publish(&message("d/lamp/1", true), NOW), Judgement::Pass);
+        assert_eq!(judge.publish(&message("d/lamp/2", true), NOW), Judgement::Pass);
+        assert_eq!(judge.publish(&message("d/lamp/3", true), NOW), Judgement::Refuse(Reason::Retained));
+        assert_eq!(judge.publish(&message("d/lamp/3", false), NOW), Judgement::Pass);
         assert_eq!(judge.will("d/lamp/4", b"gone", true), Err(Reason::Will));
     }
 

@@ -12,6 +12,7 @@ pub mod answer;
 pub mod auth;
 pub mod broker;
 pub mod codec;
+pub mod commands;
 pub mod connect;
 mod guard;
 pub mod judge;
@@ -23,6 +24,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
 };
 
 pub use self::{
@@ -36,7 +38,7 @@ pub use self::{
     reason::{Counters, Meaning, Reason, read},
     tls::{IdentityFrom, TlsError, TlsSettings},
 };
-use crate::identity::Mac;
+use crate::{identity::Mac, policy::KeyError};
 
 /// How the guard is set up; changes need a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub struct Settings {
     pub tls: Option<(SocketAddr, TlsSettings)>,
     /// File of passwords.
     pub passwords: Option<PathBuf>,
+    /// File of the keys whose signatures on commands count.
+    pub command_keys: Option<PathBuf>,
     /// Whether a client may come without proof; it is called `anonymous` then.
     pub anonymous: bool,
     /// The broker behind.
@@ -72,10 +76,18 @@ pub enum GuardError {
     /// The passwords cannot be used.
     #[error(transparent)]
     Passwords(#[from] PasswordError),
+    /// The keys of commands cannot be used.
+    #[error("keys of commands {path}: {cause}", path = .path.display())]
+    Keys {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        cause: KeyError,
+    },
 }
 
 /// What the loop tells the guard; a new one replaces the one before.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Orders {
     /// Who may do what.
     pub rules: Vec<Rule>,
@@ -87,6 +99,8 @@ pub struct Orders {
     pub cut_devices: HashSet<Mac>,
     /// Addresses that are cut off.
     pub cut_addresses: HashSet<IpAddr>,
+    /// How commands are judged.
+    pub commands: Arc<commands::Settings>,
 }
 
 impl Orders {
@@ -102,6 +116,10 @@ impl Orders {
 pub enum Report {
     /// A source was refused so often that it means something.
     Abuse(Abuse),
+    /// A command was refused or held.
+    Command(Box<commands::Notice>),
+    /// A released command got to the broker, or why it did not.
+    Released(u64, Option<String>),
     /// Something does not work, in plain words.
     Trouble(String),
 }

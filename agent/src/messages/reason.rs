@@ -79,6 +79,42 @@ reasons! {
     Isolated = "isolated",
     /// No memory is left for unfinished packets.
     Memory = "memory",
+    /// A command that nobody signed.
+    CommandUnsigned = "command-unsigned",
+    /// A command that is cut short, too large, or in no known format.
+    CommandFormat = "command-format",
+    /// A command whose signature does not fit.
+    CommandSignature = "command-signature",
+    /// A command whose signer nobody trusts.
+    CommandKey = "command-key",
+    /// A command on a topic of another device than it is for.
+    CommandDevice = "command-device",
+    /// A command whose time is over, or a clock that is fast.
+    CommandExpired = "command-expired",
+    /// A command of the future, or a clock that is slow.
+    CommandEarly = "command-early",
+    /// A command that is valid for too long.
+    CommandLifetime = "command-lifetime",
+    /// A command that was seen, or may have been.
+    CommandReplayed = "command-replayed",
+    /// A command that the broker was to keep.
+    CommandRetained = "command-retained",
+    /// A command by a sender or signer whom no rule lets.
+    CommandSender = "command-sender",
+    /// A verb that no rule allows.
+    CommandVerb = "command-verb",
+    /// A parameter outside what the rules allow.
+    CommandParameter = "command-parameter",
+    /// A command at a time of day that no rule allows.
+    CommandHours = "command-hours",
+    /// More commands than a rule allows within a minute.
+    CommandRate = "command-rate",
+    /// No room for another device, or for what was seen.
+    CommandRoom = "command-room",
+    /// A command unlike the device's normal ones.
+    CommandUnusual = "command-unusual",
+    /// Such a command that waits for an operator.
+    CommandHeld = "command-held",
 }
 
 /// What so many refusals of one source within a minute mean.

@@ -15,6 +15,7 @@ use crate::{
     decide,
     enforce::Target,
     identity::Mac,
+    messages::commands,
     mud,
 };
 
@@ -60,6 +61,9 @@ pub struct Settings {
     pub model_p: Option<f64>,
     /// Entries of `response.techniques`: verdict or isolation level by ATT&CK id.
     pub techniques: BTreeMap<String, decide::Response>,
+    /// In the place of `commands.rules`: what devices may be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command_rules: Option<Vec<commands::Rule>>,
     /// Added to `[never_block]`; a policy takes nothing away from it.
     pub never_block: NeverBlock,
     /// Devices that are isolated while the policy is in force.
@@ -124,6 +128,9 @@ impl Document {
         response.full_confidence = wanted.full_confidence.unwrap_or(response.full_confidence);
         response.model_p = wanted.model_p.unwrap_or(response.model_p);
         response.techniques.extend(wanted.techniques.iter().map(|(id, answer)| (id.clone(), *answer)));
+        if let Some(rules) = &wanted.command_rules {
+            config.commands.rules.clone_from(rules);
+        }
         let never = &mut config.never_block;
         add(&mut never.addresses, &wanted.never_block.addresses);
         add(&mut never.devices, &wanted.never_block.devices);

@@ -1,10 +1,10 @@
 //! Ed25519 keys in the files that every tool writes: public keys as SPKI, private ones as PKCS#8, both as PEM.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use pem::Pem;
 use ring::{
-    rand::SystemRandom,
+    rand::{SecureRandom as _, SystemRandom},
     signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey},
 };
 use sha2::{Digest as _, Sha256};
@@ -13,6 +13,8 @@ use sha2::{Digest as _, Sha256};
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 /// Trust anchors that one file holds at most.
 const MOST_ANCHORS: usize = 16;
+/// Largest file of trust anchors that is read, in bytes.
+const MAX_ANCHORS: u64 = 64 << 10;
 
 /// A key file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -28,13 +30,29 @@ pub enum KeyError {
     /// More keys than anyone rotates.
     #[error("more than {MOST_ANCHORS} public keys in one file")]
     TooMany,
+    /// The file cannot be read.
+    #[error("cannot read it: {0}")]
+    Unreadable(io::Error),
+    /// Others than its owner, root or the agent's own user, could put keys into it.
+    #[error("it may be written by others than its owner or is a stranger's")]
+    Exposed,
+    /// More than any number of keys needs.
+    #[error("it is larger than {MAX_ANCHORS} bytes")]
+    TooLarge,
     /// The system gave no random numbers.
     #[error("the system gave no random numbers for a key")]
     Random,
 }
 
+/// Thirty-two hexadecimal digits that nobody else draws.
+pub fn nonce() -> Result<String, KeyError> {
+    let mut bytes = [0; 16];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| KeyError::Random)?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
+}
+
 /// Names a public key: the first eight bytes of its SHA-256, written in hex.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId(pub [u8; 8]);
 
 impl KeyId {
@@ -57,6 +75,18 @@ impl fmt::Display for KeyId {
 pub struct TrustAnchors(BTreeMap<KeyId, [u8; 32]>);
 
 impl TrustAnchors {
+    /// Reads the file at `path`, which nobody but its owner may write: root or the agent's own user.
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        let file = fs::metadata(path).map_err(KeyError::Unreadable)?;
+        if file.mode() & 0o022 != 0 || !(file.uid() == 0 || file.uid() == nix::unistd::geteuid().as_raw()) {
+            return Err(KeyError::Exposed);
+        }
+        if file.len() > MAX_ANCHORS {
+            return Err(KeyError::TooLarge);
+        }
+        Self::parse(&fs::read(path).map_err(KeyError::Unreadable)?)
+    }
+
     /// Reads every `PUBLIC KEY` block of `text`; anything else in it is refused.
     pub fn parse(text: &[u8]) -> Result<Self, KeyError> {
         let malformed = |cause: String| KeyError::Malformed { wanted: "public", cause };

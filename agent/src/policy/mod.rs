@@ -8,11 +8,12 @@
 mod document;
 mod envelope;
 mod keys;
+pub mod sealed;
 mod state;
 #[cfg(test)]
 mod tests;
 
 pub use document::{Change, Document, Isolation, NeverBlock, Settings, changes};
 pub use envelope::{MAX_BYTES, open, seal};
-pub use keys::{KeyError, KeyId, SigningKey, TrustAnchors};
+pub use keys::{KeyError, KeyId, SigningKey, TrustAnchors, nonce};
 pub use state::{Accepted, Held, Identity, Policies, Reason, Refused, Terms};

@@ -81,6 +81,20 @@ impl Gateway {
                 self.audit(&operator, "roll back policy", "", "", &answer);
                 drop(reply.send(answer));
             }
+            Request::Commands { reply } => drop(reply.send(self.commands_view())),
+            Request::Command { id, reply } => drop(reply.send(self.held_command(&id))),
+            Request::ReleaseCommand { id, operator, reply } => {
+                let answer = self.release_command(&id, &operator);
+                let detail = answer.as_ref().map_or("", |view| view.device.as_str());
+                self.audit(&operator, "release command", &id, detail, &answer);
+                drop(reply.send(answer));
+            }
+            Request::DropCommand { id, operator, reply } => {
+                let answer = self.drop_command(&id, &operator);
+                let detail = answer.as_ref().map_or("", |view| view.device.as_str());
+                self.audit(&operator, "drop command", &id, detail, &answer);
+                drop(reply.send(answer));
+            }
             Request::Blocks { reply } => drop(reply.send(Ok(self.blocks()))),
             Request::AddBlock { order, operator, reply } => {
                 let answer = self.add_block(&order, &operator);

@@ -215,6 +215,7 @@ impl Gateway {
         self.mended(mended);
         self.close_quiet_incidents(now);
         self.order_messages();
+        self.tend_commands(now);
     }
 
     /// A probe of the gateway's own reachability came back.

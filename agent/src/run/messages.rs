@@ -22,7 +22,7 @@ use crate::{
     datapath,
     enforce::Target,
     learn::{Finding, Subject},
-    messages::{Abuse, Counters, Guard, Link, Orders, Report, read},
+    messages::{Abuse, Counters, Guard, Link, Orders, Report, commands::Desk, read},
 };
 
 /// Reports that may wait for the loop.
@@ -32,18 +32,25 @@ const REPORTS: usize = 256;
 pub(super) struct Messages {
     orders: watch::Sender<Arc<Orders>>,
     stop: watch::Sender<bool>,
-    thread: thread::JoinHandle<()>,
+    thread: Option<thread::JoinHandle<()>>,
     pub(super) counters: Arc<Counters>,
+    pub(super) commands: Arc<Desk>,
 }
 
 impl Messages {
     /// Starts `guard` on a thread of its own; what it reports comes through the receiver.
-    pub(super) fn start(guard: Guard, config: &Config) -> Result<(Self, mpsc::Receiver<Report>)> {
+    pub(super) fn start(guard: Guard, config: &Config, desk: Desk) -> Result<(Self, mpsc::Receiver<Report>)> {
         let (reports, reported) = mpsc::channel(REPORTS);
         let (orders, ordered) = watch::channel(Arc::new(orders_of(config)));
         let (stop, stopping) = watch::channel(false);
-        let counters = Arc::<Counters>::default();
-        let link = Link { reports, orders: ordered, stop: stopping, counters: Arc::clone(&counters) };
+        let (counters, commands) = (Arc::<Counters>::default(), Arc::new(desk));
+        let link = Link {
+            reports,
+            orders: ordered,
+            stop: stopping,
+            counters: Arc::clone(&counters),
+            commands: Arc::clone(&commands),
+        };
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -59,21 +66,21 @@ impl Messages {
             .name("mqtt-guard".to_owned())
             .spawn(work)
             .context("cannot start the MQTT guard's thread")?;
-        Ok((Self { orders, stop, thread, counters }, reported))
+        Ok((Self { orders, stop, thread: Some(thread), counters, commands }, reported))
     }
 
     /// Ends the guard and the broker behind it, which saves its state.
-    pub(super) fn stop(self) {
+    fn stop(&mut self) {
         // The guard may have ended by itself.
         let _ = self.stop.send(true);
-        if self.thread.join().is_err() {
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the MQTT guard ended badly");
         }
     }
 
     /// What does not work now.
     pub(super) fn problem(&self) -> Option<String> {
-        if self.thread.is_finished() {
+        if self.thread.as_ref().is_none_or(thread::JoinHandle::is_finished) {
             return Some("the MQTT guard has ended; restart the daemon".to_owned());
         }
         (read(&self.counters.broker_down) > 0)
@@ -96,6 +103,7 @@ fn orders_of(config: &Config) -> Orders {
     Orders {
         rules: config.messages.rules.clone(),
         bindings: config.messages.bindings.clone(),
+        commands: Arc::new(config.command_settings()),
         ..Orders::default()
     }
 }
@@ -144,6 +152,8 @@ impl Gateway {
     pub(super) fn on_message_report(&mut self, report: Report) {
         match report {
             Report::Abuse(abuse) => self.judge(self.finding_of(&abuse)),
+            Report::Command(notice) => self.on_command(&notice),
+            Report::Released(id, error) => self.on_released(id, error),
             Report::Trouble(trouble) => self.tell(EventKind::Alarm, trouble, None, None),
         }
     }
@@ -172,8 +182,11 @@ impl Gateway {
 
     /// Ends the guard, if one runs.
     pub(super) fn stop_messages(&mut self) {
-        if let Some(messages) = self.messages.take() {
+        if let Some(messages) = &mut self.messages {
             messages.stop();
+            // Nothing is judged any more: what was seen until now is all there is.
+            self.save_commands(now(), true);
+            self.messages = None;
             tracing::info!(at = %now().wall, "the MQTT guard has ended");
         }
     }

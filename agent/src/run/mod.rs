@@ -6,6 +6,7 @@
 mod alerts;
 mod answer;
 mod cloud;
+mod commands;
 mod forests;
 mod gateway;
 mod heal;
@@ -89,7 +90,8 @@ pub fn run(config: &Config, source: &Source) -> Result<()> {
     tracing::info!(interfaces = ?config.gateway.interfaces, mode = %config.gateway.mode, "guarding");
     let mut reports = None;
     if let Some(guard) = guard {
-        let (messages, reported) = Messages::start(guard, config)?;
+        let desk = commands::open(&gateway.config, &gateway.store, now().wall)?;
+        let (messages, reported) = Messages::start(guard, &gateway.config, desk)?;
         gateway.messages = Some(messages);
         reports = Some(reported);
     }

@@ -2,7 +2,7 @@
 //!
 //! A policy changes the settings as a reload does, and its isolations and profiles are orders of an operator called `policy N`.
 
-use std::{collections::BTreeMap, fs, mem, os::unix::fs::MetadataExt as _};
+use std::{collections::BTreeMap, mem};
 
 use tidegate_common::verdict::{Action, Level};
 use tidegate_wire::{PolicyOutcome, PolicyReport, Report};
@@ -25,8 +25,6 @@ use crate::{
     store::{Durability, Store, StoreError, StoredPolicy},
 };
 
-/// Largest file of trust anchors that is read, in bytes.
-const MAX_ANCHORS: u64 = 64 << 10;
 const BY_POLICY: &str = "policy ";
 
 /// A policy whose first moments are watched.
@@ -62,26 +60,11 @@ fn resume(policies: &mut Policies, row: StoredPolicy, base: &Config) -> Result<C
     policies.resume(&row.sealed, &terms, row.who, row.since)
 }
 
-/// The keys whose signatures count. The file may be changed by nobody but its owner, the agent's own user or root.
+/// The keys whose signatures count.
 fn anchors(config: &Config) -> Result<TrustAnchors, Refused> {
-    let refuse = |cause: String| Err(Refused::new(Reason::NoKeys, cause));
-    let Some(path) = config.policy_keys_path() else {
-        return refuse("policy.keys names no file".to_owned());
-    };
-    let shown = path.display();
-    let file = match fs::metadata(&path) {
-        Ok(file) => file,
-        Err(cause) => return refuse(format!("cannot read {shown}: {cause}")),
-    };
-    if file.mode() & 0o022 != 0 || !(file.uid() == 0 || file.uid() == nix::unistd::geteuid().as_raw()) {
-        return refuse(format!("{shown} may be written by others than its owner or is a stranger's"));
-    }
-    if file.len() > MAX_ANCHORS {
-        return refuse(format!("{shown} is larger than {MAX_ANCHORS} bytes"));
-    }
-    let text = fs::read(&path)
-        .map_err(|cause| Refused::new(Reason::NoKeys, format!("cannot read {shown}: {cause}")))?;
-    TrustAnchors::parse(&text).map_err(|error| Refused::new(Reason::NoKeys, format!("{shown}: {error}")))
+    let refuse = |cause: String| Refused::new(Reason::NoKeys, cause);
+    let path = config.policy_keys_path().ok_or_else(|| refuse("policy.keys names no file".to_owned()))?;
+    TrustAnchors::load(&path).map_err(|error| refuse(format!("{}: {error}", path.display())))
 }
 
 fn refusal(refused: &Refused) -> Refusal {

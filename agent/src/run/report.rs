@@ -83,7 +83,10 @@ impl Gateway {
                 .collect(),
             unaccounted: counters.unaccounted(),
             events_received: self.tallies.events_received,
-            messages: self.messages.as_ref().map(|messages| MessagesView::of(&messages.counters)),
+            messages: self
+                .messages
+                .as_ref()
+                .map(|messages| MessagesView::of(&messages.counters, messages.commands.tally())),
         })
     }
 
@@ -139,6 +142,10 @@ impl Gateway {
             // A database that cannot be read is reported when it is written.
             outbox: self.store.outbox_tallies().unwrap_or_default(),
             messages: self.messages.as_ref().map(|messages| Arc::clone(&messages.counters)),
+            commands: self
+                .messages
+                .as_ref()
+                .map_or_else(Default::default, |messages| messages.commands.tally()),
         }))
     }
 

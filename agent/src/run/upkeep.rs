@@ -68,6 +68,7 @@ impl Gateway {
         self.save(now);
         self.beat(now);
         self.watch_policy(now);
+        self.save_commands(now, false);
         if let (Some(eve), Ok(counters)) = (&mut self.eve, self.datapath.counters()) {
             eve.write(&eve::stats(stats(&counters), now.wall));
         }

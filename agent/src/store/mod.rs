@@ -6,6 +6,7 @@
 //! of its own.
 
 mod baseline;
+mod command;
 #[cfg(test)]
 mod crash_tests;
 mod database;
@@ -31,6 +32,7 @@ mod schema;
 mod tests;
 
 pub use baseline::Baseline;
+pub use command::StoredCommands;
 pub use database::{Durability, MovedAside, Store, StoreError};
 pub use device::StoredDevice;
 pub use enforcement::{EnforcementFilter, Step};

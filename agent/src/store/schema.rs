@@ -121,6 +121,30 @@ const MIGRATIONS: &[&str] = &[
         document BLOB NOT NULL
     ) STRICT;
 ",
+    "
+    CREATE TABLE command_seen (
+        key BLOB NOT NULL,
+        nonce BLOB NOT NULL,
+        issued_us INTEGER NOT NULL,
+        PRIMARY KEY (key, nonce)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE command_floor (
+        key BLOB PRIMARY KEY,
+        floor_us INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE command_habit (
+        device TEXT PRIMARY KEY,
+        document TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE command_desk (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        alive_us INTEGER NOT NULL,
+        is_clean INTEGER NOT NULL
+    ) STRICT;
+",
 ];
 
 /// Version of a database that went through every migration.

@@ -17,7 +17,7 @@ use nix::{
 use tempfile::TempDir;
 use tidegate::{
     config::Config,
-    messages::{Counters, Guard, Link, Orders, Report},
+    messages::{Counters, Guard, Link, Orders, Report, commands::Desk},
 };
 use tidegate_tests::{
     mqtt::{Client, Hello},
@@ -42,6 +42,7 @@ messages.rules = [
 pub(crate) struct Setup {
     text: String,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) commands: Arc<Desk>,
     plain: Option<SocketAddr>,
     pub(crate) tls: Option<SocketAddr>,
     orders: watch::Sender<Arc<Orders>>,
@@ -110,6 +111,7 @@ impl Setup {
         let mut setup = Self {
             text,
             counters: Arc::default(),
+            commands: Arc::default(),
             plain: None,
             tls: None,
             orders,
@@ -129,11 +131,14 @@ impl Setup {
         let (reports, reported) = mpsc::channel(64);
         self.reports = reported;
         self.counters = Arc::default();
+        self.commands = Arc::default();
         self.stop = watch::Sender::new(false);
         let bindings = config.messages.bindings.clone();
+        let commands = Arc::new(config.command_settings());
         self.orders = watch::Sender::new(Arc::new(Orders {
             rules: config.messages.rules,
             bindings,
+            commands,
             ..Orders::default()
         }));
         let link = Link {
@@ -141,6 +146,7 @@ impl Setup {
             orders: self.orders.subscribe(),
             stop: self.stop.subscribe(),
             counters: Arc::clone(&self.counters),
+            commands: Arc::clone(&self.commands),
         };
         self.thread = Some(std::thread::spawn(move || {
             let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::messages::{Counters, Reason, read};
+use crate::messages::{Counters, Reason, commands::Tally, read};
 
 /// What the MQTT guard has done since the start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,13 +21,17 @@ pub struct MessagesView {
     pub throttled: u64,
     /// Starts of the broker after the first.
     pub broker_restarts: u64,
+    /// Commands that went on to devices.
+    pub commands_passed: u64,
+    /// Commands that wait for an operator now.
+    pub commands_waiting: u64,
     /// Refusals by reason, those that happened.
     pub refused: BTreeMap<String, u64>,
 }
 
 impl MessagesView {
     /// What `counters` say now.
-    pub fn of(counters: &Counters) -> Self {
+    pub fn of(counters: &Counters, commands: Tally) -> Self {
         let refused = Reason::ALL.iter().map(|reason| (reason.name().to_owned(), counters.refused(*reason)));
         Self {
             sessions: read(&counters.sessions),
@@ -36,6 +40,8 @@ impl MessagesView {
             delivered: read(&counters.delivered),
             throttled: read(&counters.throttled),
             broker_restarts: read(&counters.broker_restarts),
+            commands_passed: commands.passed,
+            commands_waiting: commands.waiting,
             refused: refused.filter(|(_, count)| *count > 0).collect(),
         }
     }

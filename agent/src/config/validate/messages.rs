@@ -1,5 +1,7 @@
 //! The MQTT guard's keys.
 
+mod commands;
+
 use std::{path::Path, time::Duration};
 
 use super::Check;
@@ -60,6 +62,7 @@ pub(super) fn check(check: &mut Check, config: &Config) {
         }
     }
     limits(check, config);
+    commands::check(check, config);
 }
 
 fn rules(check: &mut Check, config: &Config) {

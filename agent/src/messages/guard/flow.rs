@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use jiff::Timestamp;
 use tokio_util::bytes::BytesMut;
 
 use super::{
@@ -53,7 +54,12 @@ impl Up {
     }
 
     /// Judges the client's whole packets, as long as it has not to wait; how often it had to begin waiting.
-    pub(super) fn judge(&mut self, talk: &mut Talk, limits: &Limits, now: Instant) -> Result<u64, Reason> {
+    pub(super) fn judge(
+        &mut self,
+        talk: &mut Talk,
+        limits: &Limits,
+        (now, wall): (Instant, Timestamp),
+    ) -> Result<u64, Reason> {
         let malformed = |cause: Malformed| {
             tracing::debug!(%cause, "a client sends what is not MQTT");
             Reason::Malformed
@@ -71,7 +77,7 @@ impl Up {
                 self.is_held = true;
                 break;
             }
-            let fate = talk.up(packet, frame).map_err(malformed)?;
+            let fate = talk.up(packet, frame, wall).map_err(malformed)?;
             if is_publish {
                 self.messages.take(1, now);
                 self.volume.take(frame.len, now);

@@ -17,6 +17,7 @@ use crate::messages::{
     guard::{
         hub::{Hub, Live},
         limits::tests::limits,
+        listen::Link,
     },
     judge::{Client, Judge},
 };
@@ -32,19 +33,30 @@ fn talk(version: Version) -> (Talk, Limits) {
         listen: None,
         tls: None,
         passwords: None,
+        command_keys: None,
         anonymous: true,
         broker: BrokerSettings::Named(Address::Unix(PathBuf::from("/nowhere"))),
         limits: limits.clone(),
     };
     let (reports, _) = mpsc::channel(1);
     let orders = watch::channel(Arc::default()).1;
-    let hub = Arc::new(Hub::new(settings, Live::default(), Arc::default(), reports, orders));
+    let stop = watch::channel(false).1;
+    let link = Link { reports, orders, stop, counters: Arc::default(), commands: Arc::default() };
+    let hub = Arc::new(Hub::new(settings, Live::default(), link));
     let rule =
         Rule { who: "*".to_owned(), publish: vec!["a/#".to_owned()], subscribe: vec!["a/#".to_owned()] };
-    let client = Client { identity: "x".to_owned(), client_id: "x".to_owned(), version };
+    let source = [192, 0, 2, 1].into();
+    let client = Client { identity: "x".to_owned(), client_id: "x".to_owned(), version, source };
     let grants = Grants::of(&[rule], "x", "x");
-    let judge = Judge::new(client, grants, Arc::new(limits.clone()), Arc::default(), RandomState::new());
-    (Talk::new(hub, judge, Overridden::default(), 60), limits)
+    let judge = Judge::new(
+        client,
+        grants,
+        Arc::new(limits.clone()),
+        Arc::default(),
+        Arc::default(),
+        RandomState::new(),
+    );
+    (Talk::new(hub, judge, Overridden::default(), 60, true), limits)
 }
 
 /// All that passes of `stream`, given in pieces of these sizes again and again; what the guard answered; how it ended.
@@ -57,7 +69,7 @@ fn pass(version: Version, stream: &[u8], sizes: &[usize]) -> (Vec<u8>, Vec<u8>, 
         let piece = rest.len().min(*size);
         up.bytes.extend_from_slice(&rest[..piece]);
         rest = &rest[piece..];
-        let judged = up.judge(&mut talk, &limits, now);
+        let judged = up.judge(&mut talk, &limits, (now, jiff::Timestamp::UNIX_EPOCH));
         passed.extend_from_slice(&up.bytes.split_to(up.passed));
         up.passed = 0;
         answered.extend_from_slice(&talk.answers.split());

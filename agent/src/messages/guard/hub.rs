@@ -20,9 +20,12 @@ use crate::messages::{
     acl::{Grants, Rule},
     auth::Passwords,
     broker::Address,
+    commands::Desk,
+    guard::listen::Link,
     reason::{Counters, Reason, add},
     tls::Tls,
 };
+use crate::policy::TrustAnchors;
 
 /// Rules and credentials as they are now.
 #[derive(Clone, Default)]
@@ -30,6 +33,7 @@ pub(super) struct Live {
     pub(super) tls: Option<Tls>,
     pub(super) passwords: Option<Passwords>,
     pub(super) rules: Vec<Rule>,
+    pub(super) command_keys: Option<TrustAnchors>,
 }
 
 /// How a client proved who it is; looked at again when files change.
@@ -55,6 +59,7 @@ pub(crate) struct Hub {
     pub(super) broker: Address,
     pub(super) counters: Arc<Counters>,
     pub(super) shared: Arc<Shared>,
+    pub(super) commands: Arc<Desk>,
     pub(super) hasher: RandomState,
     /// Bytes that sessions hold for packets on their way.
     pub(super) buffered: AtomicUsize,
@@ -76,16 +81,17 @@ impl Hub {
     pub(super) fn new(
         settings: Settings,
         live: Live,
-        counters: Arc<Counters>,
-        reports: mpsc::Sender<Report>,
-        orders: watch::Receiver<Arc<Orders>>,
+        Link { counters, commands, reports, orders, .. }: Link,
     ) -> Self {
+        commands.configure(&orders.borrow().commands);
+        commands.trust(live.command_keys.clone());
         Self {
             limits: Arc::new(settings.limits.clone()),
             broker: settings.broker.address(),
             settings,
             counters,
             shared: Arc::default(),
+            commands,
             hasher: RandomState::new(),
             buffered: AtomicUsize::new(0),
             orders,
@@ -147,6 +153,7 @@ impl Hub {
 
     /// Puts other rules and credentials in force, and cuts sessions that are not what they were.
     pub(super) fn renew(&self, live: Live) {
+        self.commands.trust(live.command_keys.clone());
         let live = Arc::new(live);
         let before = std::mem::replace(
             &mut *self.live.lock().unwrap_or_else(PoisonError::into_inner),

@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use super::{
+    deliver::deliver_for_ever,
     hub::{Hub, Live},
     session::{self, Guest},
 };
@@ -29,9 +30,11 @@ use crate::messages::{
     GuardError, Orders, Report, Settings,
     auth::Passwords,
     broker::Supervisor,
+    commands::Desk,
     reason::{Counters, add},
     tls::Tls,
 };
+use crate::policy::TrustAnchors;
 
 /// Connections that may wait to be taken; the kernel may have a lower limit of its own.
 const BACKLOG: i32 = 4_096;
@@ -51,6 +54,8 @@ pub struct Link {
     pub stop: watch::Receiver<bool>,
     /// What it counts.
     pub counters: Arc<Counters>,
+    /// Where it has commands judged.
+    pub commands: Arc<Desk>,
 }
 
 /// A guard whose sockets are bound and whose files are read.
@@ -82,10 +87,10 @@ impl Guard {
         let listener = |listener: Option<StdListener>| listener.map(TcpListener::from_std).transpose();
         let (plain, tls) = (listener(self.plain)?, listener(self.tls)?);
         let supervisor = Supervisor::new(&self.settings.broker, &self.settings.limits);
-        let Link { reports, orders, stop, counters } = link;
-        let rules = orders.borrow().rules.clone();
+        let stop = link.stop.clone();
+        let rules = link.orders.borrow().rules.clone();
         let live = Live { rules, ..self.live };
-        let hub = Arc::new(Hub::new(self.settings, live, counters, reports, orders));
+        let hub = Arc::new(Hub::new(self.settings, live, link));
         let broker = async {
             if let Some(supervisor) = supervisor {
                 supervisor.run(&hub, stop.clone()).await;
@@ -95,6 +100,7 @@ impl Guard {
         let clients = async {
             tokio::select! {
                 () = take(&hub, plain, tls) => {}
+                () = deliver_for_ever(&hub) => {}
                 _ = stopping.wait_for(|stop| *stop) => {}
             }
         };
@@ -122,6 +128,7 @@ async fn take(hub: &Arc<Hub>, plain: Option<TcpListener>, tls: Option<TcpListene
             Ok(()) = orders.changed() => {
                 let orders = Arc::clone(&orders.borrow_and_update());
                 hub.isolate(&orders);
+                hub.commands.configure(&orders.commands);
                 if orders.rules != hub.live().rules {
                     hub.renew(Live { rules: orders.rules.clone(), ..(*hub.live()).clone() });
                 }
@@ -176,7 +183,11 @@ async fn start(
 fn read(settings: &Settings) -> Result<Live, GuardError> {
     let tls = settings.tls.as_ref().map(|(_, tls)| Tls::load(tls)).transpose()?;
     let passwords = settings.passwords.as_deref().map(Passwords::load).transpose()?;
-    Ok(Live { tls, passwords, rules: Vec::new() })
+    let command_keys = settings.command_keys.as_ref().map(|path| {
+        let keys = |cause| GuardError::Keys { path: path.clone(), cause };
+        TrustAnchors::load(path).map_err(keys)
+    });
+    Ok(Live { tls, passwords, rules: Vec::new(), command_keys: command_keys.transpose()? })
 }
 
 fn bind(address: SocketAddr) -> Result<StdListener, GuardError> {
@@ -215,7 +226,7 @@ impl Files {
         let tls = settings.tls.iter().flat_map(|(_, tls)| {
             [Some(&tls.certificate), Some(&tls.key), tls.client_ca.as_ref(), tls.revoked.as_ref()]
         });
-        let paths = tls.flatten().chain(&settings.passwords).cloned();
+        let paths = tls.flatten().chain(&settings.passwords).chain(&settings.command_keys).cloned();
         Self { seen: paths.map(|path| (path.clone(), changed(&path))).collect() }
     }
 

@@ -1,5 +1,6 @@
 //! The guard: takes connections, and stands between clients and the broker for as long as they last.
 
+mod deliver;
 mod flow;
 mod hub;
 pub(crate) mod limits;

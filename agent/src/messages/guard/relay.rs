@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use tokio::{
     io::AsyncWrite,
     time::{Sleep, sleep_until},
@@ -201,7 +202,7 @@ impl Relay {
     }
 
     fn judge_up(&mut self) -> Result<(), End> {
-        let waits = self.up.judge(&mut self.talk, self.hub.limits(), Instant::now())?;
+        let waits = self.up.judge(&mut self.talk, self.hub.limits(), (Instant::now(), Timestamp::now()))?;
         add(&self.hub.counters.throttled, waits);
         Ok(())
     }

@@ -201,10 +201,11 @@ async fn open(guest: &Guest, live: &Arc<Live>, greeted: Greeted) -> Result<(), R
         }
     };
     let judge = Judge::new(
-        Client { identity: identity.clone(), client_id: client_id.clone(), version },
+        Client { identity: identity.clone(), client_id: client_id.clone(), version, source: guest.source },
         Grants::of(&live.rules, &identity, &client_id),
         Arc::clone(&limits),
         Arc::clone(&hub.shared),
+        Arc::clone(&hub.commands),
         hub.hasher.clone(),
     );
     let longest = limits.keep_alive.as_secs().clamp(1, u16::MAX.into()) as u16;
@@ -216,6 +217,7 @@ async fn open(guest: &Guest, live: &Arc<Live>, greeted: Greeted) -> Result<(), R
         keep_alive: (keep_alive != asked).then_some(keep_alive),
         expiry_s: (expiry_s != greeted.connect.session_expiry_s).then_some(expiry_s),
     };
+    let wants_words = greeted.connect.wants_words;
     let judged = async {
         if !is_sound_name(&client_id) {
             return Err(Reason::ClientId);
@@ -241,7 +243,7 @@ async fn open(guest: &Guest, live: &Arc<Live>, greeted: Greeted) -> Result<(), R
         }
     };
 
-    let talk = Talk::new(Arc::clone(hub), judge, overridden, most_s);
+    let talk = Talk::new(Arc::clone(hub), judge, overridden, most_s, wants_words);
     let silence = Duration::from_secs(u64::from(keep_alive)) * 3 / 2;
     let (entry, cut) = hub.enter(guest.source, (identity.clone(), client_id), proof);
     // What changed before the session was on the list did not cut it.
@@ -291,7 +293,7 @@ async fn reach(broker: &Address, connect: &[u8]) -> io::Result<(Wire, BytesMut)>
     }
 }
 
-async fn introduce(broker: &Address, connect: &[u8]) -> io::Result<(Wire, BytesMut)> {
+pub(super) async fn introduce(broker: &Address, connect: &[u8]) -> io::Result<(Wire, BytesMut)> {
     let mut wire = match broker {
         Address::Unix(path) => UnixStream::connect(path).await.map(Wire::Unix)?,
         Address::Tcp(endpoint) => {

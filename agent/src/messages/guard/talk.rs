@@ -7,12 +7,14 @@ use std::{
     sync::Arc,
 };
 
+use jiff::Timestamp;
 use tokio_util::bytes::{BufMut as _, BytesMut};
 
 use super::hub::Hub;
 use crate::messages::{
-    answer,
+    Report, answer,
     codec::{self, Frame, Kind, Malformed, Version},
+    commands::id_text,
     connect::{Overridden, connack},
     judge::{Judge, Judgement},
     reason::{Reason, add},
@@ -51,12 +53,20 @@ pub(super) struct Talk {
     /// Messages of the client that the broker has not acknowledged.
     inflight: u16,
     is_open: bool,
+    /// Whether the client wants refusals in words too.
+    wants_words: bool,
     refused: Vec<Reason>,
 }
 
 impl Talk {
     /// A session whose CONNECT was just passed on; `expiry_s` is the longest that it may outlive the connection.
-    pub(super) fn new(hub: Arc<Hub>, judge: Judge, overridden: Overridden, expiry_s: u32) -> Self {
+    pub(super) fn new(
+        hub: Arc<Hub>,
+        judge: Judge,
+        overridden: Overridden,
+        expiry_s: u32,
+        wants_words: bool,
+    ) -> Self {
         Self {
             hub,
             judge,
@@ -68,6 +78,7 @@ impl Talk {
             swallowed: HashSet::new(),
             inflight: 0,
             is_open: false,
+            wants_words,
             refused: Vec::new(),
         }
     }
@@ -94,12 +105,12 @@ impl Talk {
         frame.kind == Kind::Publish && is_acknowledged && self.inflight >= self.hub.limits().inflight
     }
 
-    /// A whole packet of the client.
-    pub(super) fn up(&mut self, packet: &[u8], frame: Frame) -> Result<Fate, Malformed> {
+    /// A whole packet of the client that came now.
+    pub(super) fn up(&mut self, packet: &[u8], frame: Frame, now: Timestamp) -> Result<Fate, Malformed> {
         let version = self.version();
         let body = frame.len - frame.head;
         match (frame.kind, version) {
-            (Kind::Publish, _) => self.publish(packet, frame),
+            (Kind::Publish, _) => self.publish(packet, frame, now),
             (Kind::Subscribe, _) => self.subscribe(packet),
             (Kind::Unsubscribe, _) => {
                 for filter in subscribe::unsubscribed(version, packet)? {
@@ -126,24 +137,29 @@ impl Talk {
         }
     }
 
-    fn publish(&mut self, packet: &[u8], frame: Frame) -> Result<Fate, Malformed> {
+    fn publish(&mut self, packet: &[u8], frame: Frame, now: Timestamp) -> Result<Fate, Malformed> {
         let version = self.version();
         let message = codec::publish(version, packet, frame.head)?;
         if message.alias.is_some() {
             return Err(Malformed("a topic alias, which the guard does not allow"));
         }
-        match self.judge.publish(&message) {
+        let judgement = self.judge.publish(&message, now);
+        if let Some(notice) = self.judge.take_notice() {
+            self.hub.report(Report::Command(notice));
+        }
+        let (reason, words) = match judgement {
             Judgement::Pass => {
                 add(&self.hub.counters.published, 1);
                 self.inflight = self.inflight.saturating_add(u16::from(message.qos > 0));
-                Ok(Fate::Pass)
+                return Ok(Fate::Pass);
             }
-            Judgement::Refuse(reason) => {
-                self.refused.push(reason);
-                answer::refuse_publish(version, &message, reason, &mut self.answers);
-                Ok(Fate::Drop)
-            }
-        }
+            Judgement::Refuse(reason) => (reason, reason.name().to_owned()),
+            Judgement::Hold(id) => (Reason::CommandHeld, format!("held as {}", id_text(id))),
+        };
+        self.refused.push(reason);
+        let words = if self.wants_words { &words } else { "" };
+        answer::refuse_publish(version, &message, reason, words, &mut self.answers);
+        Ok(Fate::Drop)
     }
 
     fn subscribe(&mut self, packet: &[u8]) -> Result<Fate, Malformed> {
