@@ -106,7 +106,7 @@ section! {
         /// How readily a flow or window counts as evidence: low, medium or high, which three of a thousand, one of a hundred and
         /// three of a hundred normal ones do, or that share itself, 0.0001 to 0.2. The limit follows each device's traffic.
         sensitivity: Sensitivity = Sensitivity::Named(SensitivityWord::Medium),
-        /// Recent flows of a device that are looked at together, 2 to 1,000 (n of k-of-n).
+        /// Recent flows of a device, and bursts of them, that are looked at together, 2 to 1,000 (n of k-of-n).
         evidence_flows: u32 = 20,
         /// Chance that so many of them are evidence in normal traffic, below which the model reports; 0 to 1 (k of k-of-n).
         report_p: f64 = 1e-6,

@@ -78,31 +78,27 @@ pub(super) fn found(watch: &Watch, judged: &[Judged], window_ns: u64) -> HashMap
     strongest
 }
 
-/// What was found about a device around some time. It is not learned from then.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Trouble {
-    /// Nothing.
-    #[default]
-    None,
-    /// Something, but only by the models.
-    OfModel,
-    /// Something by a rule.
-    OfRule,
+/// What was found about a device around some time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// Something, then or within the ten minutes before or after: what the device does then is not learned.
+    pub(super) spoilt: bool,
+    /// Something by a rule, then or within the ten minutes before.
+    pub(super) explained: bool,
 }
 
-/// When something was found about each device, or about hosts that attack it.
+/// When something was found about each device, or about hosts that attack it, and whether by a rule.
 #[derive(Debug)]
-pub(super) struct Troubles(HashMap<DeviceKey, Vec<(u64, Trouble)>>);
+pub(super) struct Troubles(HashMap<DeviceKey, Vec<(u64, bool)>>);
 
 impl Troubles {
     pub(super) fn of(watch: &Watch, judged: &[Judged]) -> Self {
-        let mut times: HashMap<DeviceKey, Vec<(u64, Trouble)>> = HashMap::new();
+        let mut times: HashMap<DeviceKey, Vec<(u64, bool)>> = HashMap::new();
         for finding in judged.iter().map(|judged| &judged.decision.finding) {
             if finding.technique != Technique::CHANGE
                 && let Some(device) = device_in(watch, finding)
             {
-                let kind = if finding.rule.is_some() { Trouble::OfRule } else { Trouble::OfModel };
-                times.entry(device).or_default().push((finding.at_ns, kind));
+                times.entry(device).or_default().push((finding.at_ns, finding.rule.is_some()));
             }
         }
         for times in times.values_mut() {
@@ -111,12 +107,14 @@ impl Troubles {
         Self(times)
     }
 
-    /// What was found shortly before a moment, or will be before what a device does then has waited long enough.
     pub(super) fn around(&self, device: DeviceKey, at_ns: u64) -> Trouble {
-        let Some(times) = self.0.get(&device) else { return Trouble::None };
+        let Some(times) = self.0.get(&device) else { return Trouble::default() };
         let first = times.partition_point(|(time, _)| time.saturating_add(QUARANTINE_NS) < at_ns);
         let near = times[first..].iter().take_while(|(time, _)| *time <= at_ns.saturating_add(QUARANTINE_NS));
-        near.map(|(_, kind)| *kind).max().unwrap_or_default()
+        near.fold(Trouble::default(), |before, (time, by_rule)| Trouble {
+            spoilt: true,
+            explained: before.explained || *by_rule && *time <= at_ns,
+        })
     }
 }
 

@@ -186,7 +186,7 @@ impl Set<'_> {
                     episode: *episode,
                     device: row.device,
                     acts: false,
-                    trouble: Trouble::None,
+                    trouble: Trouble::default(),
                 })
             })
             .collect()

@@ -148,7 +148,7 @@ settings! {
         seed: u64 = 1,
         /// Share of normal flows and windows that may count as evidence.
         evidence_p: f64 = 0.01,
-        /// Recent flows of a device that are looked at together (n of k-of-n).
+        /// Recent flows of a device, and bursts of them, that are looked at together (n of k-of-n).
         evidence_flows: u32 = 20,
         /// Chance that so many of them are evidence in normal traffic, below which the model reports (k of k-of-n).
         report_p: f64 = 1e-6,

@@ -1,6 +1,6 @@
 //! One device's learning: collect, train, and then gather evidence against what was trained.
 
-use std::{collections::VecDeque, net::IpAddr, num::NonZeroUsize};
+use std::{net::IpAddr, num::NonZeroUsize};
 
 use lru::LruCache;
 use tidegate_common::{
@@ -16,6 +16,7 @@ use super::{
     forest::GrowthError,
     model::ModelKind,
     naming::Domains,
+    recent::{Bursts, Recent},
     renewal::{Outcome, Renewal},
     rules::SECOND_NS,
     samples::{Samples, narrow, wide},
@@ -29,8 +30,6 @@ use crate::identity::Mac;
 const MAX_KNOWN: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
 /// A device that is rarely heard gets a baseline from what there is after this many learning periods.
 const PATIENCE: u64 = 4;
-/// How long evidence counts.
-const EVIDENCE_AGE_NS: u64 = 3_600 * SECOND_NS;
 /// Fewest flows of such a baseline.
 const FEWEST_FLOWS: usize = 8;
 
@@ -61,6 +60,7 @@ pub(super) struct Device {
     /// The window in which the device was last released: it and those before it count no more.
     spent: Option<u64>,
     pub(super) recent_flows: Recent,
+    pub(super) recent_bursts: Bursts,
     pub(super) recent_windows: Recent,
     /// What `rollback` returns to.
     pub(super) previous: Option<Box<BaselineState>>,
@@ -86,6 +86,7 @@ impl Device {
             open: None,
             spent: None,
             recent_flows: Recent::default(),
+            recent_bursts: Bursts::default(),
             recent_windows: Recent::default(),
             previous: None,
             vetting: Vetting::default(),
@@ -135,6 +136,7 @@ impl Device {
     /// Forgets the evidence against the device; its present window becomes none either.
     pub(super) fn drop_evidence(&mut self) {
         self.recent_flows = Recent::default();
+        self.recent_bursts = Bursts::default();
         self.recent_windows = Recent::default();
         self.spent = self.open.as_ref().map(|open| open.epoch);
     }
@@ -158,6 +160,7 @@ impl Device {
         let (flows, windows) = (wide(&self.flows.rows()), wide(&self.windows.rows()));
         self.baseline = Some(self.renewal.fit(config, &flows, &windows)?);
         self.recent_flows = Recent::default();
+        self.recent_bursts = Bursts::default();
         self.recent_windows = Recent::default();
         // What waits was judged by other models.
         self.vetting.drop_waiting();
@@ -241,27 +244,6 @@ impl Device {
             device.ready_ns = Some(now_ns);
         }
         device
-    }
-}
-
-/// Which of the last few things were evidence. What is older than an hour counts no more.
-#[derive(Default)]
-pub(super) struct Recent {
-    evidence: VecDeque<(u64, bool)>,
-}
-
-impl Recent {
-    pub(super) fn push(&mut self, evidence: bool, now_ns: u64, most: usize) {
-        self.evidence.push_back((now_ns, evidence));
-        let stale = |at: u64| now_ns.saturating_sub(at) > EVIDENCE_AGE_NS;
-        while self.evidence.len() > most.max(1) || self.evidence.front().is_some_and(|(at, _)| stale(*at)) {
-            self.evidence.pop_front();
-        }
-    }
-
-    /// How many were evidence, of how many.
-    pub(super) fn count(&self) -> (usize, usize) {
-        (self.evidence.iter().filter(|(_, evidence)| *evidence).count(), self.evidence.len())
     }
 }
 

@@ -1,7 +1,8 @@
 //! From single scores to findings: k of n recent flows, together with the recent windows.
 //!
-//! One strange flow is nothing. Flows of one burst depend on each other, so however many they are, without windows they
-//! are never strong evidence. A device without models of its own is judged by the fleet's default, more reluctantly.
+//! One strange flow is nothing. Several are worth a report; how much they prove is counted in bursts, since the flows of one depend
+//! on each other. However many there are, without windows they are never strong evidence. A device without models of its own
+//! is judged by the fleet's default, more reluctantly.
 
 use tidegate_common::{device::DeviceKey, feature::FeatureVector};
 
@@ -13,6 +14,7 @@ use super::{
     device::Device,
     finding::{Finding, Subject},
     model::ModelKind,
+    recent::binomial_tail,
     samples::narrow,
     technique::Technique,
     vetting::Vetted,
@@ -45,6 +47,7 @@ pub(super) fn flow(
         state.vetting.add(vetted(ModelKind::Flow, vector, judged, evidence, now_ns));
     }
     state.recent_flows.push(evidence, now_ns, config.evidence_flows as usize);
+    state.recent_bursts.push(evidence, now_ns, config.evidence_flows as usize);
     if !evidence {
         return None;
     }
@@ -84,22 +87,24 @@ struct Evidence {
 
 impl Evidence {
     fn weigh(&self, config: &LearnConfig, state: &Device) -> Option<Finding> {
-        let (flows, windows) = (state.recent_flows.count(), state.recent_windows.count());
         let chance = |detector: Option<&Detector>| {
             let limit = detector.map_or(config.evidence_p, |detector| detector.limit(config.evidence_p));
             (limit * DRIFT_FACTOR).clamp(0.0, 0.5)
         };
         let own = state.baseline.as_ref();
-        let of_flows = binomial_tail(flows.0, flows.1, chance(own.map(|own| &own.flows))).max(FLOW_FLOOR_P);
-        let of_windows =
-            binomial_tail(windows.0, windows.1, chance(own.and_then(|own| own.windows.as_ref())));
-        let p_value = of_flows * of_windows;
-        if p_value >= config.report_p {
+        let chance_of_flow = chance(own.map(|own| &own.flows));
+        let chance_of_window = chance(own.and_then(|own| own.windows.as_ref()));
+        let (flows, windows) = (state.recent_flows.count(), state.recent_windows.count());
+        let of_windows = binomial_tail(windows.0, windows.1, chance_of_window);
+        if binomial_tail(flows.0, flows.1, chance_of_flow) * of_windows >= config.report_p {
             return None;
         }
+        let bursts = state.recent_bursts.count(chance_of_flow);
+        let of_bursts = binomial_tail(bursts.0, bursts.1, chance_of_flow).max(FLOW_FLOOR_P);
+        let p_value = of_bursts * of_windows;
         let detail = format!(
-            "{} of the last {} flows and {} of the last {} windows are unlike its normal traffic",
-            flows.0, flows.1, windows.0, windows.1
+            "{} of the last {} flows, in {} of {} bursts, and {} of the last {} windows are unlike its normal traffic",
+            flows.0, flows.1, bursts.0, bursts.1, windows.0, windows.1
         );
         Some(Finding {
             subject: Subject::Device(self.device),
@@ -177,34 +182,5 @@ pub(super) fn drifted(config: &LearnConfig, device: DeviceKey, share: f64, now_n
         at_ns: now_ns,
         detail,
         notes: Vec::new(),
-    }
-}
-
-/// Chance of at least `k` hits in `n` independent tries of chance `p`.
-fn binomial_tail(k: usize, n: usize, p: f64) -> f64 {
-    let mut term = (1.0 - p).powi(n as i32);
-    let (mut below, mut above) = (0.0, 0.0);
-    for hits in 0..=n {
-        if hits < k {
-            below += term;
-        } else {
-            above += term;
-        }
-        term *= (n - hits) as f64 / (hits + 1) as f64 * p / (1.0 - p);
-    }
-    // The direct sum keeps small tails exact; the other keeps rounding from carrying large ones above 1.
-    if above > 0.5 { (1.0_f64 - below).clamp(0.0, 1.0) } else { above }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_tail_is_the_binomials() {
-        assert!((binomial_tail(1, 1, 0.03) - 0.03).abs() < 1e-12);
-        assert!((binomial_tail(1, 2, 0.5) - 0.75).abs() < 1e-12);
-        assert!((binomial_tail(8, 20, 0.03) / 5.9e-8 - 1.0).abs() < 0.1, "{}", binomial_tail(8, 20, 0.03));
-        assert!((binomial_tail(0, 9, 0.1) - 1.0).abs() < 1e-12);
     }
 }
