@@ -65,8 +65,17 @@ fn only_datapath_names_aya() {
 }
 
 #[test]
-fn only_the_link_names_rumqttc() {
-    assert_eq!(outside(&["fleet/link.rs"], &["rumqttc"]), Vec::<String>::new());
+fn only_link_and_claim_name_rumqttc() {
+    assert_eq!(outside(&["fleet/link.rs", "fleet/provision/claim.rs"], &["rumqttc"]), Vec::<String>::new());
+}
+
+#[test]
+fn only_their_rooms_name_the_sdks_of_aws() {
+    assert_eq!(
+        outside(&["fleet/aws.rs", "fleet/provision/registry.rs"], &["aws_sdk_iot", "aws_sdk_sts"]),
+        Vec::<String>::new()
+    );
+    assert_eq!(outside(&["fleet/watch/client.rs"], &["aws_sdk_cloudwatch"]), Vec::<String>::new());
 }
 
 #[test]

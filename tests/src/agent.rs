@@ -30,12 +30,21 @@ pub struct Settings {
     pub base_ttl_s: u64,
     /// Other keys of the configuration, such as `("enforcement.max_ttl", "\"1h\"")`; they win over the lab's own.
     pub keys: Vec<(&'static str, String)>,
+    /// Variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Settings {
     /// Defaults of the lab.
     pub fn new(binary: PathBuf) -> Self {
-        Self { binary, mode: "enforce", learning_s: 60, base_ttl_s: 600, keys: Vec::new() }
+        Self {
+            binary,
+            mode: "enforce",
+            learning_s: 60,
+            base_ttl_s: 600,
+            keys: Vec::new(),
+            environment: Vec::new(),
+        }
     }
 }
 
@@ -43,6 +52,7 @@ impl Settings {
 #[derive(Debug)]
 pub struct Agent {
     binary: PathBuf,
+    environment: Vec<(&'static str, String)>,
     config: PathBuf,
     socket: PathBuf,
     log: PathBuf,
@@ -59,9 +69,10 @@ impl Agent {
         fs::write(&config, configuration(topology, settings)).context("cannot write the configuration")?;
         let (socket, log) = (directory.join("tidegate.sock"), directory.join("tidegate.log"));
         let started = Instant::now();
-        let process = spawn(topology, &settings.binary, &config, &log)?;
+        let process = spawn(topology, &settings.binary, &settings.environment, &config, &log)?;
         let mut agent = Self {
             binary: settings.binary.clone(),
+            environment: settings.environment.clone(),
             config,
             socket,
             log,
@@ -75,7 +86,7 @@ impl Agent {
     /// Starts it again after [`Self::kill`] or [`Self::stop`].
     pub fn restart(&mut self, topology: &Topology) -> Result<()> {
         let started = Instant::now();
-        self.process = spawn(topology, &self.binary, &self.config, &self.log)?;
+        self.process = spawn(topology, &self.binary, &self.environment, &self.config, &self.log)?;
         self.wait_ready(started)
     }
 
@@ -166,14 +177,20 @@ pub fn tail(text: &str, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-fn spawn(topology: &Topology, binary: &Path, config: &Path, log: &Path) -> Result<Process> {
+fn spawn(
+    topology: &Topology,
+    binary: &Path,
+    environment: &[(&'static str, String)],
+    config: &Path,
+    log: &Path,
+) -> Result<Process> {
     let mut command = topology.gateway.command(&binary.display().to_string());
     command.args(["run", "-c"]).arg(config);
     for place in &topology.devices {
         command.args(["-i", &place.port]);
     }
     // The variable for the client must not reach the daemon: its socket stands in the file.
-    command.env_remove("TIDEGATE_SOCKET").env("NO_COLOR", "1");
+    command.env_remove("TIDEGATE_SOCKET").env("NO_COLOR", "1").envs(environment.iter().cloned());
     Process::start(&mut command, log)
 }
 

@@ -2,12 +2,13 @@
 //!
 //! `topology` lays the wires, `service` and `device` put life on them, `attack` names what goes wrong, `sniffer` is the
 //! independent witness, `agent` starts and questions Tidegate through its command line like any operator, and `lab` plays
-//! the scenarios and measures. `load` measures brokers. Nothing here calls into the agent's code, and nothing touches an interface of the machine:
+//! the scenarios and measures. `load` measures brokers, `emulator` is AWS in a namespace. Nothing here calls into the agent's code, and nothing touches an interface of the machine:
 //! every namespace is called `tg-<pid>-…` and goes away with its owner, or at the next start when the owner was killed.
 
 pub mod agent;
 pub mod attack;
 pub mod device;
+pub mod emulator;
 pub mod interrupt;
 pub mod lab;
 pub mod load;

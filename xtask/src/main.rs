@@ -9,6 +9,7 @@
 mod bench;
 mod build;
 mod ci;
+mod cloud;
 mod fault;
 mod lab;
 mod licences;
@@ -52,6 +53,9 @@ enum Task {
         /// Also the attack tools, servers and measuring tools of lab, test and bench
         #[arg(long)]
         lab: bool,
+        /// Also the emulator of cloud-test
+        #[arg(long)]
+        cloud: bool,
     },
     /// Build the kernel programs into target/bpf/tidegate-ebpf.o, then the agent around them
     Build {
@@ -88,6 +92,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Kill, fill and cut on purpose: whether anything is lost
     FaultTest(fault::Arguments),
+    /// Provisioning, link, metrics and alarms against an emulator of AWS in a network namespace
+    CloudTest(cloud::Arguments),
 }
 
 /// Where a task writes its figures.
@@ -100,8 +106,10 @@ struct Output {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
-        Task::Setup { lab } => {
-            setup::run(if lab { setup::Tier::Lab } else { setup::Tier::Build }).map(|_| ())
+        Task::Setup { lab, cloud } => {
+            let emulator = if cloud { setup::emulator().map(drop) } else { Ok(()) };
+            let tools = setup::run(if lab { setup::Tier::Lab } else { setup::Tier::Build });
+            emulator.and(tools.map(drop))
         }
         Task::Build { release, bpf_only } => build::run(release, bpf_only),
         Task::Lint => lint::run(),
@@ -111,6 +119,7 @@ fn main() -> ExitCode {
         Task::Lab(arguments) => lab::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::FaultTest(arguments) => fault::run(&arguments),
+        Task::CloudTest(arguments) => cloud::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,11 @@
 //! Installs through apt-get on Debian and Ubuntu when it may; elsewhere it prints what to install and fails. It never
 //! changes the default Rust tool chain.
 
-use std::{path::Path, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -54,6 +58,10 @@ const LAB_TOOLS: &[Tool] = &[
     tool("python3", "python3-venv", "scikit-learn, isotree and nfstream as benchmark peers"),
 ];
 
+/// The emulator of AWS and what it needs for mutual TLS and for the protocol of CloudWatch.
+const EMULATOR: [&str; 4] =
+    ["ministack==1.5.33", "cryptography==50.0.2", "defusedxml==0.7.1", "cbor2==6.3.0"];
+
 /// LLVM major version of Debian's web compiler.
 const LLVM: &str = "22";
 const BPF_LINKER_VERSION: &str = "0.13.0";
@@ -75,6 +83,30 @@ pub(crate) fn run(tier: Tier) -> Result<Toolchain> {
         if tier == Tier::Lab { ", lab tools" } else { "" }
     );
     Ok(toolchain)
+}
+
+/// The emulator of AWS, installed into `target/venv-cloud` if it is not there.
+pub(crate) fn emulator() -> Result<PathBuf> {
+    let directory = shell::target_dir().join("venv-cloud");
+    let program = directory.join("bin/ministack");
+    // Written last: an installation that was cut off is done again.
+    let (done, wanted) = (directory.join("installed"), EMULATOR.join(" "));
+    if program.is_file() && fs::read_to_string(&done).is_ok_and(|installed| installed == wanted) {
+        return Ok(program);
+    }
+    shell::step(&format!("installing the emulator of AWS into {}", directory.display()));
+    println!("  {wanted}");
+    if forbidden() {
+        bail!("TIDEGATE_NO_INSTALL is set; install it with: pip install {wanted}");
+    }
+    if shell::which("python3").is_none() {
+        apt_install(&["python3-venv"])?;
+    }
+    shell::run(shell::command("python3").args(["-m", "venv"]).arg(&directory))?;
+    let mut pip = shell::command(directory.join("bin/python"));
+    shell::run(pip.args(["-m", "pip", "install", "--quiet"]).args(EMULATOR))?;
+    fs::write(&done, wanted).with_context(|| format!("cannot write {}", done.display()))?;
+    Ok(program)
 }
 
 fn install_lab_tools() -> Result<()> {

@@ -39,6 +39,11 @@ impl Latency {
         self.sum_ns = self.sum_ns.saturating_add(ns);
     }
 
+    /// Observations in each bucket of [`LATENCY_BUCKETS_US`], then those beyond.
+    pub const fn buckets(&self) -> &[u64; LATENCY_BUCKETS_US.len() + 1] {
+        &self.buckets
+    }
+
     /// Observations so far.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
@@ -116,6 +121,14 @@ pub struct Snapshot {
     pub policy_version: u64,
     /// Policies refused, by reason.
     pub policies_refused: BTreeMap<String, u64>,
+    /// Baselines renewed since the start.
+    pub baselines_renewed: u64,
+    /// Figures that CloudWatch took.
+    pub cloudwatch_sent: u64,
+    /// Requests to it that failed.
+    pub cloudwatch_failed: u64,
+    /// Readings for it that found no room.
+    pub cloudwatch_dropped: u64,
     /// Messages to the cloud by kind.
     pub outbox: Vec<(MessageKind, OutboxTally)>,
     /// What the MQTT guard counts, if it runs.
@@ -214,6 +227,7 @@ impl Collector for Snapshot {
             differences,
         )?;
         latency(e, "scoring", "Time from reading an event to its score", &self.scoring)?;
+        counter(e, "baselines_renewed", "Baselines renewed since the start", self.baselines_renewed)?;
         fleet(e, self)?;
         outbox(e, &self.outbox)?;
         commands(e, &self.commands)?;
@@ -226,6 +240,10 @@ fn fleet(e: &mut DescriptorEncoder, snapshot: &Snapshot) -> Result<(), fmt::Erro
     gauge(e, "cloud_online", "1 when the link to the cloud is up", None, i64::from(snapshot.cloud_online))?;
     counter(e, "cloud_connects", "Links made to the cloud", snapshot.cloud_connects)?;
     counter(e, "cloud_failures", "Links lost or not made", snapshot.cloud_failures)?;
+    counter(e, "cloudwatch_figures", "Figures that CloudWatch took", snapshot.cloudwatch_sent)?;
+    counter(e, "cloudwatch_failures", "Requests to CloudWatch that failed", snapshot.cloudwatch_failed)?;
+    let help = "Readings for CloudWatch that found no room";
+    counter(e, "cloudwatch_dropped", help, snapshot.cloudwatch_dropped)?;
     let help = "Version of the policy in force, 0 for none";
     gauge(e, "policy_version", help, None, snapshot.policy_version as i64)?;
     let help = "Policies refused, by reason";

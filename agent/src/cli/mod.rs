@@ -2,6 +2,7 @@
 //!
 //! Results go to standard output, everything else to standard error. Nothing here decides about traffic.
 
+mod alarms;
 mod allow;
 mod blocks;
 mod commands;
@@ -17,6 +18,7 @@ pub mod model;
 mod models;
 mod output;
 mod policy;
+mod provision;
 pub mod replay;
 mod run;
 mod shell;
@@ -91,6 +93,10 @@ enum Command {
     Policy(policy::Command),
     #[command(subcommand)]
     Commands(commands::Command),
+    Provision(provision::Args),
+    Deprovision(provision::UndoArgs),
+    #[command(subcommand)]
+    Alarms(alarms::Command),
     Replay(replay::Args),
     Evaluate(evaluate::Args),
     #[command(subcommand)]
@@ -143,6 +149,9 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Model(command) => asking(models::run(command, output, &client())),
         Command::Commands(command) => asking(commands::run(command, output, &client())),
         Command::Policy(command) => asking(policy::run(command, output, &client())),
+        Command::Provision(args) => asking(provision::run(&args, output)),
+        Command::Deprovision(args) => asking(provision::undo(&args, output)),
+        Command::Alarms(command) => asking(alarms::run(&command, output)),
     }
 }
 

@@ -29,6 +29,7 @@ pub fn example() -> String {
     section(&mut text, "metrics", &config.metrics);
     section(&mut text, "policy", &config.policy);
     section(&mut text, "cloud", &config.cloud);
+    section(&mut text, "cloudwatch", &config.cloudwatch);
     text
 }
 

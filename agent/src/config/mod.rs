@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     example::example,
     schema::{
-        Cloud, Commands, Enforcement, Feeds, Gateway, Inputs, Kernel, Learning, Log, MessageLimits, Messages,
-        Metrics, Names, NeverBlock, Policy, Reachability, Response,
+        Cloud, Cloudwatch, Commands, Enforcement, Feeds, Gateway, Inputs, Kernel, Learning, Log, MessageLimits,
+        Messages, Metrics, Names, NeverBlock, Policy, Reachability, Response,
     },
     source::Source,
 };
@@ -76,6 +76,8 @@ pub struct Config {
     pub policy: Policy,
     /// The link to AWS IoT Core.
     pub cloud: Cloud,
+    /// Section `[cloudwatch]`.
+    pub cloudwatch: Cloudwatch,
 }
 
 /// One value that is out of range or contradicts another.
@@ -243,6 +245,7 @@ impl Config {
             ("metrics", self.metrics != next.metrics),
             ("gateway.name", was.name != is.name),
             ("cloud", self.cloud != next.cloud),
+            ("cloudwatch", self.cloudwatch != next.cloudwatch),
         ];
         pairs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }

@@ -364,4 +364,21 @@ section! {
         /// Bytes that they may take, 65,536 to 10,737,418,240.
         outbox_bytes: u64 = 67_108_864,
     }
+    /// The gateway's numbers in CloudWatch. Credentials are those of the role alias, else of the default chain; none stand here.
+    Cloudwatch {
+        /// Whether numbers are sent.
+        enabled: bool = false,
+        /// How often, 1s to 1h. Each reading has up to 14 metrics.
+        interval: Period = Period::minutes(1),
+        /// Whether CloudWatch keeps them by the second instead of by the minute, which costs more.
+        high_resolution: bool = false,
+        /// Namespace of the metrics.
+        namespace: String = "Tidegate".to_owned(),
+        /// Region; empty for the one in the name of `cloud.endpoint`, else that of the environment.
+        region: String = String::new(),
+        /// Role alias that AWS IoT gives the gateway's certificate credentials for; empty for the default chain.
+        role_alias: String = String::new(),
+        /// Host name of AWS IoT's credential provider, such as `abc123.credentials.iot.eu-central-1.amazonaws.com`.
+        credentials_endpoint: String = String::new(),
+    }
 }

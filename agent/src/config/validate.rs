@@ -23,6 +23,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     enforcement(&mut check, config);
     surroundings(&mut check, config);
     cloud(&mut check, config);
+    cloudwatch(&mut check, config);
     messages::check(&mut check, config);
     check.problems
 }
@@ -293,6 +294,36 @@ fn cloud(check: &mut Check, config: &Config) {
     check.range("cloud.heartbeat", cloud.heartbeat, Period::seconds(30)..=Period::hours(24));
     check.range("cloud.outbox_rows", cloud.outbox_rows, 100..=10_000_000);
     check.range("cloud.outbox_bytes", cloud.outbox_bytes, 65_536..=10_737_418_240);
+}
+
+fn cloudwatch(check: &mut Check, config: &Config) {
+    let section = &config.cloudwatch;
+    check.range("cloudwatch.interval", section.interval, Period::seconds(1)..=Period::hours(1));
+    let namespace = &section.namespace;
+    let is_sound = |byte: u8| byte.is_ascii_alphanumeric() || b".-_/#: ".contains(&byte);
+    if namespace.is_empty()
+        || namespace.len() > 255
+        || namespace.starts_with("AWS/")
+        || !namespace.bytes().all(is_sound)
+    {
+        let hint = "write up to 255 letters, digits and `.-_/#:`, not beginning with `AWS/`";
+        check.refuse("cloudwatch.namespace", format!("{namespace:?}"), "no namespace of metrics", hint);
+    }
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_=,@.:".contains(&byte);
+    for (key, value) in [
+        ("cloudwatch.region", &section.region),
+        ("cloudwatch.role_alias", &section.role_alias),
+        ("cloudwatch.credentials_endpoint", &section.credentials_endpoint),
+    ] {
+        if value.len() > 253 || !value.bytes().all(is_word) {
+            check.refuse(key, format!("{value:?}"), "not a name", "write it as AWS shows it");
+        }
+    }
+    if section.role_alias.is_empty() != section.credentials_endpoint.is_empty() {
+        let hint = "`aws iot describe-endpoint --endpoint-type iot:CredentialProvider` shows the endpoint";
+        let value = format!("{:?}", section.role_alias);
+        check.refuse("cloudwatch.role_alias", value, "alias and endpoint go together", hint);
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Fetches a policy from an allowed origin: `https` with the system's or the configured authorities, or a file. Bounded in size and time.
+//! Fetches over `https`: a policy from an allowed origin, with the system's or the configured authorities, which may be a file as well; and
+//! small answers to whoever shows a certificate. Bounded in size and time.
 
 use std::{path::Path, pin::pin, sync::Arc, time::Duration};
 
@@ -7,7 +8,10 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::{Request, StatusCode, Uri, client::conn::http1::handshake, header};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{ClientConfig, pki_types::ServerName},
+};
 
 use super::{shadow::is_allowed, tls};
 use crate::policy::MAX_BYTES;
@@ -23,7 +27,10 @@ pub async fn fetch(url: &str, origins: &[String], ca: Option<&Path>) -> Result<V
     let fetched = async {
         match url.strip_prefix("file://") {
             Some(path) => read(path),
-            None => get(url, ca).await,
+            None => match tls::web(ca) {
+                Ok(config) => get(url, config, &[]).await,
+                Err(error) => Err(error.to_string()),
+            },
         }
     };
     timeout(PATIENCE, fetched)
@@ -40,7 +47,12 @@ fn read(path: &str) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| error.to_string())
 }
 
-async fn get(url: &str, ca: Option<&Path>) -> Result<Vec<u8>, String> {
+/// The answer to a request with `headers`; why there is none. Whoever calls it bounds the time.
+pub(super) async fn get(
+    url: &str,
+    config: ClientConfig,
+    headers: &[(&'static str, &str)],
+) -> Result<Vec<u8>, String> {
     fn said(error: &impl ToString) -> String {
         error.to_string()
     }
@@ -49,7 +61,6 @@ async fn get(url: &str, ca: Option<&Path>) -> Result<Vec<u8>, String> {
         return Err("only https and file are fetched".to_owned());
     }
     let host = uri.host().ok_or("it names no host")?.to_owned();
-    let config = tls::web(ca).map_err(|error| said(&error))?;
     let stream = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(443)))
         .await
         .map_err(|error| said(&error))?;
@@ -58,7 +69,9 @@ async fn get(url: &str, ca: Option<&Path>) -> Result<Vec<u8>, String> {
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| said(&error))?;
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| said(&error))?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let request = Request::get(path)
+    let request = headers
+        .iter()
+        .fold(Request::get(path), |request, (name, value)| request.header(*name, *value))
         .header(header::HOST, host)
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())

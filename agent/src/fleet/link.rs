@@ -1,4 +1,4 @@
-//! The connection to AWS IoT Core, or any broker that speaks MQTT 3.1.1 over mutual TLS. The only place that names rumqttc.
+//! The connection to AWS IoT Core, or any broker that speaks MQTT 3.1.1 over mutual TLS. Here and in `provision/claim.rs` alone is rumqttc named.
 //!
 //! [`serve`] connects, is cut off, waits and connects again until nobody listens any more. It asks the loop for what waits in the
 //! outbox, sends it in order with QoS 1 within the service's limits, and tells what was acknowledged; after a cut it asks again from
@@ -26,6 +26,7 @@ use super::{
     backoff::Backoff,
     drain::Outgoing,
     fetch::fetch,
+    jobs::{self, Ending, Job},
     limits::{MAX_IN_FLIGHT, MAX_PAYLOAD, Pace, check_publish, check_subscriptions},
     shadow::{Desired, desired},
     tls::{self, TlsFiles},
@@ -62,6 +63,15 @@ pub struct LinkSettings {
     pub web_ca: Option<PathBuf>,
 }
 
+/// A policy that the fleet wants, and who is told what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The policy.
+    pub desired: Desired,
+    /// The job that brought it; none for the shadow, which is always told.
+    pub job: Option<String>,
+}
+
 /// What the loop tells the link.
 #[derive(Debug)]
 pub enum Order {
@@ -69,8 +79,10 @@ pub enum Order {
     Messages(Vec<Outgoing>),
     /// A shadow update.
     Shadow(String),
+    /// A job ends, with this message.
+    Job(String, String),
     /// A policy is to be fetched.
-    Fetch(Desired),
+    Fetch(Wanted),
 }
 
 /// What the link tells the loop.
@@ -90,9 +102,9 @@ pub enum News {
     /// These were acknowledged.
     Acknowledged(Vec<u64>),
     /// The fleet wants this policy.
-    Desired(Desired),
+    Desired(Wanted),
     /// It was fetched, or not.
-    Fetched(Desired, Result<Vec<u8>, String>),
+    Fetched(Wanted, Result<Vec<u8>, String>),
 }
 
 /// Keeps the link up until `orders` ends.
@@ -118,7 +130,7 @@ pub async fn serve(settings: LinkSettings, mut orders: mpsc::Receiver<Order>, ne
 }
 
 /// 0–1, different on every gateway at every time; nothing secret depends on it.
-fn chance() -> f64 {
+pub(super) fn chance() -> f64 {
     let now_ns = Timestamp::now().as_nanosecond() as u64;
     f64::from(mix64(now_ns ^ u64::from(std::process::id()) << 40)) / f64::from(u32::MAX)
 }
@@ -150,7 +162,7 @@ async fn session(
     let topics = Topics::new(&settings.thing, &settings.rule);
     let state = RefCell::new(State::new(client, topics));
     let woken = Notify::new();
-    let (fetches, mut wanted) = mpsc::channel::<Desired>(4);
+    let (fetches, mut wanted) = mpsc::channel::<Wanted>(4);
     // A poll that is cut short would give a half-made connection up: it runs beside the rest to the end.
     let reading = async {
         loop {
@@ -172,7 +184,7 @@ async fn session(
         loop {
             tokio::select! {
                 order = orders.recv() => match order {
-                    Some(Order::Fetch(desired)) => _ = fetches.try_send(desired),
+                    Some(Order::Fetch(wanted)) => _ = fetches.try_send(wanted),
                     Some(order) => state.borrow_mut().on_order(order),
                     None => return None,
                 },
@@ -185,9 +197,9 @@ async fn session(
         }
     };
     let fetching = async {
-        while let Some(desired) = wanted.recv().await {
-            let fetched = fetch(&desired.url, &settings.origins, settings.web_ca.as_deref()).await;
-            if news.send(News::Fetched(desired, fetched)).await.is_err() {
+        while let Some(wanted) = wanted.recv().await {
+            let fetched = fetch(&wanted.desired.url, &settings.origins, settings.web_ca.as_deref()).await;
+            if news.send(News::Fetched(wanted, fetched)).await.is_err() {
                 break;
             }
         }
@@ -254,6 +266,7 @@ impl State {
                 }
                 self.publish(self.topics.presence(), br#"{"online":true}"#.to_vec(), true);
                 self.publish(self.topics.shadow("get"), Vec::new(), false);
+                self.publish(self.topics.jobs("$next/get"), b"{}".to_vec(), false);
                 return true;
             }
             Event::Incoming(Packet::PubAck(ack)) => {
@@ -266,7 +279,12 @@ impl State {
             }
             Event::Incoming(Packet::Publish(publish)) => {
                 if publish.topic == self.topics.shadow("get/accepted") {
-                    self.untold.extend(desired(&publish.payload).map(News::Desired));
+                    let wanted = desired(&publish.payload).map(|desired| Wanted { desired, job: None });
+                    self.untold.extend(wanted.map(News::Desired));
+                } else if publish.topic == self.topics.jobs("notify-next")
+                    || publish.topic == self.topics.jobs("$next/get/accepted")
+                {
+                    self.on_job(&publish.payload);
                 } else if publish.topic == self.topics.shadow("update/delta") {
                     // A delta holds only what differs: the whole is asked for.
                     self.publish(self.topics.shadow("get"), Vec::new(), false);
@@ -287,7 +305,23 @@ impl State {
                 self.asked = None;
             }
             Order::Shadow(update) => self.publish(self.topics.shadow("update"), update.into_bytes(), false),
+            Order::Job(id, update) => {
+                self.publish(self.topics.jobs(&format!("{id}/update")), update.into_bytes(), false);
+            }
             Order::Fetch(_) => {}
+        }
+    }
+
+    fn on_job(&mut self, message: &[u8]) {
+        match jobs::next(message) {
+            Some(Job { id, desired: Some(desired) }) => {
+                self.untold.push_back(News::Desired(Wanted { desired, job: Some(id) }));
+            }
+            Some(Job { id, desired: None }) => {
+                let update = jobs::update(Ending::Rejected, None, "its document names no policy");
+                self.on_order(Order::Job(id, update));
+            }
+            None => {}
         }
     }
 

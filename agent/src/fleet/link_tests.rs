@@ -21,7 +21,8 @@ use tokio::{runtime, sync::mpsc};
 
 use super::{
     drain::batch,
-    link::{LinkSettings, News, Order, serve},
+    jobs,
+    link::{LinkSettings, News, Order, Wanted, serve},
     shadow::{Desired, Reported, hash, update},
     tls::{TlsError, TlsFiles, broker},
     topics::Topics,
@@ -277,7 +278,7 @@ impl World {
                 }
                 Ok(News::Online) => self.online += 1,
                 Ok(News::Offline(why)) => self.offline.push(why),
-                Ok(News::Desired(desired)) => self.desired.push(desired),
+                Ok(News::Desired(wanted)) => self.desired.push(wanted.desired),
                 Ok(News::Fetched(_, fetched)) => self.fetched.push(fetched),
                 Err(_) => thread::sleep(Duration::from_millis(2)),
             }
@@ -393,17 +394,25 @@ fn the_shadow_is_heard_and_answered_and_presence_is_told() {
         say("$aws/things/gw-1/shadow/name/policy/get/accepted", &document.to_string());
         world.until("the wish", |world| !world.desired.is_empty());
         let wish = world.desired[0].clone();
-        world.order(Order::Fetch(wish.clone()));
-        world.order(Order::Fetch(Desired {
-            url: format!("file://{}/gw-1.key", place.display()),
-            ..wish.clone()
-        }));
+        world.order(Order::Fetch(Wanted { desired: wish.clone(), job: None }));
+        let elsewhere = Desired { url: format!("file://{}/gw-1.key", place.display()), ..wish.clone() };
+        world.order(Order::Fetch(Wanted { desired: elsewhere, job: Some("to-8".to_owned()) }));
         world.until("the fetches", |world| world.fetched.len() == 2);
         assert!(wish.is(world.fetched[0].as_ref().unwrap()));
         assert!(world.fetched[1].as_ref().unwrap_err().contains("policy_origins"), "{:?}", world.fetched[1]);
 
         say("$aws/things/gw-1/shadow/name/policy/update/delta", r#"{"state":{"policy":{"version":8}}}"#);
         assert_eq!(next(&updates, "policy/get"), "", "a delta asks for the whole");
+        // A job about something else is rejected here; one about a policy is the loop's to end.
+        let job = |document: serde_json::Value| {
+            serde_json::json!({ "execution": { "jobId": "to-8", "jobDocument": document } }).to_string()
+        };
+        say("$aws/things/gw-1/jobs/notify-next", &job(serde_json::json!({ "operation": "reboot" })));
+        assert!(next(&updates, "jobs/to-8/update").contains("REJECTED"));
+        say("$aws/things/gw-1/jobs/notify-next", &job(document["state"]["desired"].clone()));
+        world.until("the job's wish", |world| world.desired.len() == 2);
+        world.order(Order::Job("to-8".to_owned(), jobs::update(jobs::Ending::Succeeded, Some(7), "")));
+        assert!(next(&updates, "jobs/to-8/update").contains("SUCCEEDED"));
         let reported = Reported { version: Some(7), wanted: 7, refused: None, detail: None };
         world.order(Order::Shadow(update(&reported)));
         assert_eq!(next(&updates, "policy/update"), update(&reported));

@@ -22,6 +22,12 @@ pub struct Desired {
 }
 
 impl Desired {
+    /// Whether hash and address can be such.
+    pub fn is_sound(&self) -> bool {
+        let is_hash = self.sha256.len() == 64 && self.sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_hash && self.url.len() <= 2_048
+    }
+
     /// Whether `bytes` are what was wanted.
     pub fn is(&self, bytes: &[u8]) -> bool {
         hash(bytes) == self.sha256.to_ascii_lowercase()
@@ -67,9 +73,7 @@ pub fn desired(document: &[u8]) -> Option<Desired> {
     if document.len() > 2 * MAX_SHADOW {
         return None;
     }
-    let wanted = serde_json::from_slice::<Shadow>(document).ok()?.state.desired?.policy?;
-    let is_hash = wanted.sha256.len() == 64 && wanted.sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
-    (is_hash && wanted.url.len() <= 2_048).then_some(wanted)
+    serde_json::from_slice::<Shadow>(document).ok()?.state.desired?.policy.filter(Desired::is_sound)
 }
 
 /// The update that reports.

@@ -57,6 +57,15 @@ pub struct TlsFiles {
 
 /// TLS of a connection to the message broker at `port`.
 pub fn broker(files: &TlsFiles, port: u16) -> Result<ClientConfig, TlsError> {
+    let mut config = mutual(files)?;
+    if port == 443 {
+        config.alpn_protocols.push(ALPN_MQTT.to_vec());
+    }
+    Ok(config)
+}
+
+/// TLS in which the gateway shows its certificate.
+pub fn mutual(files: &TlsFiles) -> Result<ClientConfig, TlsError> {
     let mode = fs::metadata(&files.key).map_err(unreadable(&files.key))?.mode();
     if mode & 0o077 != 0 {
         return Err(TlsError::OpenKey(files.key.clone()));
@@ -64,13 +73,9 @@ pub fn broker(files: &TlsFiles, port: u16) -> Result<ClientConfig, TlsError> {
     let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?)
         .map_err(|_| TlsError::Malformed { path: files.key.clone(), wanted: "private key" })?;
     let chain = certificates(&files.certificate)?;
-    let mut config = trusting(files.ca.as_deref())?
+    trusting(files.ca.as_deref())?
         .with_client_auth_cert(chain, key)
-        .map_err(|error| TlsError::Setup(error.to_string()))?;
-    if port == 443 {
-        config.alpn_protocols.push(ALPN_MQTT.to_vec());
-    }
-    Ok(config)
+        .map_err(|error| TlsError::Setup(error.to_string()))
 }
 
 /// TLS of a fetch: no certificate is shown.

@@ -30,8 +30,14 @@ impl Topics {
         format!("$aws/things/{}/shadow/name/policy/{what}", self.thing)
     }
 
+    /// A topic of the thing's jobs.
+    pub fn jobs(&self, what: &str) -> String {
+        format!("$aws/things/{}/jobs/{what}", self.thing)
+    }
+
     /// Everything that is subscribed to.
     pub fn subscriptions(&self) -> Vec<String> {
-        ["get/accepted", "update/delta"].iter().map(|what| self.shadow(what)).collect()
+        let shadow = ["get/accepted", "update/delta"].iter().map(|what| self.shadow(what));
+        shadow.chain(["notify-next", "$next/get/accepted"].iter().map(|what| self.jobs(what))).collect()
     }
 }

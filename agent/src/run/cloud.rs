@@ -12,9 +12,10 @@ use crate::{
     config::Config,
     fleet::{
         drain::batch,
+        jobs::{self, Ending},
         limits::check_shadow,
-        link::{LinkSettings, News, Order, serve},
-        shadow::{Desired, Reported, update},
+        link::{LinkSettings, News, Order, Wanted, serve},
+        shadow::{Reported, update},
         tls::TlsFiles,
         topics::Topics,
     },
@@ -97,8 +98,8 @@ impl Gateway {
                 let stored = self.store.batch(Durability::Process, |store| store.acknowledge(&sequences));
                 self.stored(stored.map(drop));
             }
-            News::Desired(desired) => self.on_desired(desired),
-            News::Fetched(desired, fetched) => self.on_fetched(&desired, fetched),
+            News::Desired(wanted) => self.on_desired(wanted),
+            News::Fetched(wanted, fetched) => self.on_fetched(&wanted, fetched),
         }
     }
 
@@ -122,22 +123,24 @@ impl Gateway {
         }
     }
 
-    fn on_desired(&mut self, desired: Desired) {
+    fn on_desired(&mut self, wanted: Wanted) {
+        let version = wanted.desired.version;
         let in_force = self.policies.in_force().map(|held| held.document.version);
-        if in_force == Some(desired.version) {
-            self.report_shadow(desired.version, None);
-        } else if desired.version > self.policies.highest() {
-            self.order(Order::Fetch(desired));
+        if in_force == Some(version) {
+            self.answer_fleet(&wanted, None);
+        } else if version > self.policies.highest() {
+            self.order(Order::Fetch(wanted));
         } else {
-            let detail = format!("version {} is not newer than {}", desired.version, self.policies.highest());
-            self.report_shadow(desired.version, Some((Reason::NotNewer.name().to_owned(), detail)));
+            let detail = format!("version {version} is not newer than {}", self.policies.highest());
+            self.answer_fleet(&wanted, Some((Reason::NotNewer.name().to_owned(), detail)));
         }
     }
 
-    fn on_fetched(&mut self, desired: &Desired, fetched: Result<Vec<u8>, String>) {
+    fn on_fetched(&mut self, wanted: &Wanted, fetched: Result<Vec<u8>, String>) {
+        let desired = &wanted.desired;
         let fetched = fetched.and_then(|bytes| {
             let is_it = desired.is(&bytes);
-            if is_it { Ok(bytes) } else { Err(format!("{} is not what the shadow named", desired.url)) }
+            if is_it { Ok(bytes) } else { Err(format!("{} is not what was named", desired.url)) }
         });
         let applied = match fetched {
             Ok(sealed) => self.apply_policy(&sealed, FLEET).map(drop),
@@ -147,14 +150,24 @@ impl Gateway {
             let reason = refusal.cause.rsplit_once('(').map_or("", |(_, reason)| reason);
             (reason.trim_end_matches(')').to_owned(), refusal.cause.clone())
         });
-        self.report_shadow(desired.version, refused);
+        self.answer_fleet(wanted, refused);
     }
 
-    fn report_shadow(&mut self, wanted: u64, refused: Option<(String, String)>) {
+    /// Tells the shadow, and the job if there is one, what became of a policy: in force, or refused with a word and a sentence.
+    fn answer_fleet(&mut self, wanted: &Wanted, refused: Option<(String, String)>) {
+        let version = self.policies.in_force().map(|held| held.document.version);
         let (refused, detail) = refused.unzip();
         let detail = detail.map(|detail| crate::fleet::report::clip(&detail));
-        let version = self.policies.in_force().map(|held| held.document.version);
-        let update = update(&Reported { version, wanted, refused, detail });
+        if let Some(id) = &wanted.job {
+            let ending = match refused.as_deref() {
+                None => Ending::Succeeded,
+                Some(reason) if reason == Reason::Failed.name() => Ending::Failed,
+                Some(_) => Ending::Rejected,
+            };
+            let update = jobs::update(ending, version, detail.as_deref().unwrap_or_default());
+            self.order(Order::Job(id.clone(), update));
+        }
+        let update = update(&Reported { version, wanted: wanted.desired.version, refused, detail });
         match check_shadow(update.len()) {
             Ok(()) => self.order(Order::Shadow(update)),
             Err(error) => self.degraded(&format!("the shadow cannot be updated: {error}")),

@@ -16,7 +16,7 @@ use tokio::sync::broadcast;
 
 use super::{
     alerts::Alerts, cloud::Cloud, forests::Forests, heal::Healer, ledger::Ledger, messages::Messages,
-    policy::Trial, profiles::Profiles,
+    numbers::Numbers, policy::Trial, profiles::Profiles,
 };
 use crate::{
     api::{
@@ -45,6 +45,7 @@ pub(super) struct Tallies {
     pub(super) events_malformed: u64,
     pub(super) store_errors: u64,
     pub(super) rollbacks: u64,
+    pub(super) baselines_renewed: u64,
     pub(super) flow_lines_held: u64,
     pub(super) ring_lag: Duration,
     pub(super) scoring: Latency,
@@ -71,6 +72,7 @@ pub(super) struct Gateway {
     pub(super) store: Store,
     pub(super) ledger: Ledger,
     pub(super) cloud: Cloud,
+    pub(super) numbers: Numbers,
     pub(super) last_beat: Timestamp,
     pub(super) eve: Option<EveLog>,
     pub(super) alerts: Alerts,
@@ -182,6 +184,7 @@ impl Gateway {
         self.flow_lines_left = FLOW_LINES_PER_SECOND;
         self.kernel_log.flush();
         self.write_ledger();
+        self.tell_numbers();
         match self.datapath.devices() {
             Ok(devices) => {
                 // Whoever has been silent for long has nothing new, and must not seem to be heard.

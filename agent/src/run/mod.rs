@@ -15,6 +15,7 @@ mod ledger;
 mod messages;
 mod names;
 mod needs;
+mod numbers;
 mod orders;
 mod policy;
 mod privileges;
@@ -172,6 +173,7 @@ fn set_up(
         store,
         ledger: ledger::Ledger::default(),
         cloud: cloud::Cloud::default(),
+        numbers: numbers::Numbers::default(),
         last_beat: jiff::Timestamp::UNIX_EPOCH,
         eve,
         alerts: Alerts::new(config),
@@ -241,6 +243,7 @@ async fn serve(
     let servers = probe::Targets::of(&gateway.config).dns;
     let resolver = tokio::spawn(resolve_for_ever(servers, gateway.profiles.wanted_names(), resolutions));
 
+    gateway.start_numbers();
     let (mut told, linked) = match gateway.start_link() {
         Some(told) => (told, true),
         None => (mpsc::channel(1).1, false),

@@ -139,6 +139,10 @@ impl Gateway {
             cloud_failures: self.cloud.failures,
             policy_version: self.policies.in_force().map_or(0, |held| held.document.version),
             policies_refused: self.refused_policies(),
+            baselines_renewed: self.tallies.baselines_renewed,
+            cloudwatch_sent: self.numbers.sent(),
+            cloudwatch_failed: self.numbers.failed(),
+            cloudwatch_dropped: self.numbers.dropped(),
             // A database that cannot be read is reported when it is written.
             outbox: self.store.outbox_tallies().unwrap_or_default(),
             messages: self.messages.as_ref().map(|messages| Arc::clone(&messages.counters)),

@@ -96,6 +96,7 @@ impl Gateway {
         });
         self.stored(saved);
         let renewed = self.learner.take_renewed();
+        self.tallies.baselines_renewed += renewed.len() as u64;
         for key in ready {
             self.save_baseline(key, renewed.contains(&key), now);
         }
