@@ -1,10 +1,10 @@
-//! What CI runs, in one command and under a bound: lint, tests, a short lab, a benchmark smoke test.
+//! What CI runs, in one command and under a bound: lint, tests, the gateway against an emulated cloud, a short lab, a benchmark smoke test.
 
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::{bench, lab, lint, shell, test};
+use crate::{bench, cloud, lab, lint, shell, test};
 
 /// A cold machine with two cores must be through by then.
 const BOUND: Duration = Duration::from_hours(1);
@@ -12,8 +12,13 @@ const BOUND: Duration = Duration::from_hours(1);
 /// Runs every stage, also after one failed, and says how long each took.
 pub(crate) fn run() -> Result<()> {
     type Stage = fn() -> Result<()>;
-    let stages: [(&str, Stage); 4] =
-        [("lint", lint::run), ("test", || test::run(None)), ("lab", lab::smoke), ("bench", bench::smoke)];
+    let stages: [(&str, Stage); 5] = [
+        ("lint", lint::run),
+        ("test", || test::run(None)),
+        ("cloud", cloud::smoke),
+        ("lab", lab::smoke),
+        ("bench", bench::smoke),
+    ];
     let mut report = Vec::new();
     let mut total = Duration::ZERO;
     for (name, stage) in stages {

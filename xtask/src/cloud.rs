@@ -42,15 +42,21 @@ struct Row {
     note: String,
 }
 
+/// What CI runs.
+pub(crate) fn smoke() -> Result<()> {
+    run(&Arguments { gateway: true, output: Output { json: None } })
+}
+
 /// Runs the tests one after the other and prints what came of them.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    // The gateway's are the only ones so far.
-    let _ = arguments.gateway;
     let toolchain = setup::run(Tier::Lab)?;
     let emulator = setup::emulator()?;
     build::bpf(&toolchain)?;
     let binary = build::agent(false)?;
     shell::step("the gateway against the emulator");
+    if !arguments.gateway {
+        println!("  the cloud's own functions are not built yet: the gateway's tests are all there are");
+    }
     shell::run(shell::cargo().args(TARGET).arg("--no-run"))?;
     let listed = shell::output(shell::cargo().args(TARGET).args(["--quiet", "--", "--list"]))?;
     let names: Vec<&str> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
@@ -73,7 +79,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-const TARGET: [&str; 5] = ["test", "--package", "tidegate-tests", "--test", "emulator"];
+/// The whole workspace, so that nothing is built again with other features than `test` builds it with.
+const TARGET: [&str; 6] = ["test", "--workspace", "--exclude", "tidegate-ebpf", "--test", "emulator"];
 
 fn one(name: &str, binary: &Path, emulator: &Path) -> Result<Row> {
     let began = Instant::now();

@@ -73,7 +73,7 @@ enum Task {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
-    /// What the project's CI runs: lint, test, a short lab, a benchmark smoke test
+    /// What the project's CI runs: lint, test, cloud-test, a short lab, a benchmark smoke test
     Ci,
     /// Without -i: the lab with a live view. With -i: guard these interfaces with a release build
     #[command(after_help = "Everything after the interfaces goes to `tidegate run`, for example: \

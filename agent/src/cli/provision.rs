@@ -132,35 +132,33 @@ pub(super) async fn run(args: &Args, output: Output) -> Result<Exit, CliError> {
     let thing = thing(args.thing.as_ref(), &config)?;
     let cloud = &config.cloud;
     let files = Files { certificate: PathBuf::from(&cloud.certificate), key: PathBuf::from(&cloud.key) };
-    let outcome = match (&args.template, &args.claim_certificate, &args.claim_key) {
-        (Some(template), Some(certificate), Some(key)) => {
-            if cloud.endpoint.is_empty() {
-                return Err(CliError::usage("nothing says where to claim").hint("name cloud.endpoint"));
-            }
-            let ca = Some(PathBuf::from(&cloud.ca)).filter(|path| !path.as_os_str().is_empty());
-            let wanted = Claim {
-                endpoint: cloud.endpoint.clone(),
-                port: cloud.port,
-                tls: TlsFiles { ca, certificate: certificate.clone(), key: key.clone() },
-                template: template.clone(),
-                thing,
-                parameters: args.parameters.iter().cloned().collect::<BTreeMap<_, _>>(),
-            };
-            claim(&wanted, &files).await?
+    let claimed = (&args.template, &args.claim_certificate, &args.claim_key);
+    let outcome = if let (Some(template), Some(certificate), Some(key)) = claimed {
+        if cloud.endpoint.is_empty() {
+            return Err(CliError::usage("nothing says where to claim").hint("name cloud.endpoint"));
         }
-        _ => {
-            let wish = Wish {
-                thing,
-                thing_type: args.thing_type.clone(),
-                group: args.group.clone(),
-                policy: args.policy.clone(),
-                rule: cloud.rule.clone(),
-            };
-            let region = aws::region_of(&cloud.endpoint).map(ToOwned::to_owned);
-            let registry = Aws::new(&aws::config(region, None).await);
-            let renew = args.renew_within.map(|within| Timestamp::now() + within.0);
-            provision::provision(&registry, &wish, &files, renew, args.dry_run).await?
-        }
+        let ca = Some(PathBuf::from(&cloud.ca)).filter(|path| !path.as_os_str().is_empty());
+        let wanted = Claim {
+            endpoint: cloud.endpoint.clone(),
+            port: cloud.port,
+            tls: TlsFiles { ca, certificate: certificate.clone(), key: key.clone() },
+            template: template.clone(),
+            thing,
+            parameters: args.parameters.iter().cloned().collect::<BTreeMap<_, _>>(),
+        };
+        claim(&wanted, &files).await?
+    } else {
+        let wish = Wish {
+            thing,
+            thing_type: args.thing_type.clone(),
+            group: args.group.clone(),
+            policy: args.policy.clone(),
+            rule: cloud.rule.clone(),
+        };
+        let region = aws::region_of(&cloud.endpoint).map(ToOwned::to_owned);
+        let registry = Aws::new(&aws::config(region, None).await);
+        let renew = args.renew_within.map(|within| Timestamp::now() + within.0);
+        provision::provision(&registry, &wish, &files, renew, args.dry_run).await?
     };
     let settings = settings(&outcome, &config);
     output.show(Done { outcome, settings }, shown)
@@ -178,13 +176,11 @@ pub(super) async fn undo(args: &UndoArgs, output: Output) -> Result<Exit, CliErr
 /// What the file lacks for the link to work.
 fn settings(outcome: &Outcome, config: &Config) -> Option<String> {
     let endpoint = outcome.endpoint.as_ref()?;
-    let mut lines = String::new();
-    if config.gateway_name() != outcome.thing || config.gateway.name.is_empty() {
-        lines += &format!("[gateway]\nname = {:?}\n", outcome.thing);
-    }
-    if !config.cloud.enabled || config.cloud.endpoint != *endpoint {
-        lines += &format!("[cloud]\nenabled = true\nendpoint = {endpoint:?}\n");
-    }
+    let is_named = !config.gateway.name.is_empty() && config.gateway.name == outcome.thing;
+    let is_linked = config.cloud.enabled && config.cloud.endpoint == *endpoint;
+    let name = (!is_named).then(|| format!("[gateway]\nname = {:?}\n", outcome.thing));
+    let link = (!is_linked).then(|| format!("[cloud]\nenabled = true\nendpoint = {endpoint:?}\n"));
+    let lines: String = name.into_iter().chain(link).collect();
     Some(lines).filter(|lines| !lines.is_empty())
 }
 

@@ -4,6 +4,7 @@
 
 use std::{path::PathBuf, thread};
 
+use jiff::{SignedDuration, Timestamp};
 use tokio::{runtime, sync::mpsc};
 
 use super::gateway::Gateway;
@@ -15,6 +16,7 @@ use crate::{
         jobs::{self, Ending},
         limits::check_shadow,
         link::{LinkSettings, News, Order, Wanted, serve},
+        provision::identity::Files,
         shadow::{Reported, update},
         tls::TlsFiles,
         topics::Topics,
@@ -103,6 +105,20 @@ impl Gateway {
         }
     }
 
+    /// Says in time that the certificate ends; once it is replaced, no more.
+    pub(super) fn watch_certificate(&mut self, now: Timestamp) {
+        let cloud = &self.config.cloud;
+        let files = Files { certificate: PathBuf::from(&cloud.certificate), key: PathBuf::from(&cloud.key) };
+        // One that is not there or cannot be read is what the link reports.
+        let ends = files.ends().ok().flatten().filter(|ends| *ends < now + IN_TIME);
+        let problem = ends
+            .map(|ends| format!("{ENDING} on {ends}; `tidegate provision --renew-within 30d` replaces it"));
+        self.problems.retain(|known| !known.starts_with(ENDING) || Some(known) == problem.as_ref());
+        if let Some(problem) = problem.filter(|problem| !self.problems.contains(problem)) {
+            self.degraded(&problem);
+        }
+    }
+
     fn give(&mut self, after: u64, most: u32) {
         let Some(topics) = self.cloud.topics.clone() else { return };
         let gateway = self.config.gateway_name();
@@ -176,3 +192,6 @@ impl Gateway {
 }
 
 const AWAY: &str = "the cloud is not reached";
+const ENDING: &str = "the certificate for the cloud ends";
+/// How long before its end a certificate is to be replaced.
+const IN_TIME: SignedDuration = SignedDuration::from_hours(30 * 24);

@@ -94,6 +94,7 @@ impl Gateway {
             return;
         }
         self.last_beat = now.wall;
+        self.watch_certificate(now.wall);
         let waits =
             |(kind, tally): &(MessageKind, OutboxTally)| *kind == MessageKind::Heartbeat && tally.waiting > 0;
         match self.store.outbox_tallies() {

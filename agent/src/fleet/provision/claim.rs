@@ -19,7 +19,7 @@ use crate::fleet::{
 };
 
 /// How long all of it may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const CREATE: &str = "$aws/certificates/create-from-csr/json";
 /// Subscriptions made: accepted and rejected of both steps.
 const SUBSCRIPTIONS: usize = 4;

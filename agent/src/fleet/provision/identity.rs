@@ -89,10 +89,10 @@ impl Files {
     /// Until when the certificate is valid. Nothing if there is none.
     pub fn ends(&self) -> Result<Option<Timestamp>, IdentityError> {
         let Some(pem) = read(&self.certificate)? else { return Ok(None) };
-        let malformed = || self.malformed(&self.certificate, "certificate");
-        let der = CertificateDer::from_pem_slice(&pem).map_err(|_| malformed())?;
-        let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| malformed())?;
-        Timestamp::from_second(parsed.validity().not_after.timestamp()).map(Some).map_err(|_| malformed())
+        let unread = || malformed(&self.certificate, "certificate");
+        let der = CertificateDer::from_pem_slice(&pem).map_err(|_| unread())?;
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| unread())?;
+        Timestamp::from_second(parsed.validity().not_after.timestamp()).map(Some).map_err(|_| unread())
     }
 
     /// Id under which AWS knows the certificate: SHA-256 of it, in hex. Nothing if there is none yet.
@@ -104,7 +104,7 @@ impl Files {
         }
         match CertificateDer::from_pem_slice(&pem) {
             Ok(certificate) => Ok(Some(hash(&certificate))),
-            Err(_) => Err(self.malformed(&self.certificate, "certificate")),
+            Err(_) => Err(malformed(&self.certificate, "certificate")),
         }
     }
 
@@ -120,20 +120,17 @@ impl Files {
 
     fn request_with(&self, file: &Path, common_name: &str) -> Result<String, IdentityError> {
         let failed = |error: rcgen::Error| IdentityError::Request(error.to_string());
-        let key = match read(file)? {
-            Some(pem) => {
-                let mode = fs::metadata(file).map_err(io_error("read", file))?.mode();
-                if mode & 0o077 != 0 {
-                    return Err(IdentityError::OpenKey(file.to_owned()));
-                }
-                let text = String::from_utf8(pem).unwrap_or_default();
-                KeyPair::from_pem(&text).map_err(|_| self.malformed(file, "private key"))?
+        let key = if let Some(pem) = read(file)? {
+            let mode = fs::metadata(file).map_err(io_error("read", file))?.mode();
+            if mode & 0o077 != 0 {
+                return Err(IdentityError::OpenKey(file.to_owned()));
             }
-            None => {
-                let key = KeyPair::generate().map_err(failed)?;
-                create(file, key.serialize_pem().as_bytes(), 0o600)?;
-                key
-            }
+            let text = String::from_utf8(pem).unwrap_or_default();
+            KeyPair::from_pem(&text).map_err(|_| malformed(file, "private key"))?
+        } else {
+            let key = KeyPair::generate().map_err(failed)?;
+            create(file, key.serialize_pem().as_bytes(), 0o600)?;
+            key
         };
         let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
         params.distinguished_name = DistinguishedName::new();
@@ -144,7 +141,7 @@ impl Files {
     /// Puts a certificate in the place of the one before, with its key if that is a new one.
     pub fn keep_certificate(&self, pem: &str) -> Result<(), IdentityError> {
         if CertificateDer::from_pem_slice(pem.as_bytes()).is_err() {
-            return Err(self.malformed(&self.certificate, "certificate"));
+            return Err(malformed(&self.certificate, "certificate"));
         }
         // Whole or not at all: `settle` takes what bears this name for a certificate.
         let (partial, whole) = (aside(&aside(&self.certificate)), aside(&self.certificate));
@@ -158,10 +155,10 @@ impl Files {
         fs::rename(&partial, &whole).map_err(io_error("write", &whole))?;
         self.settle()
     }
+}
 
-    fn malformed(&self, path: &Path, wanted: &'static str) -> IdentityError {
-        IdentityError::Malformed { path: path.to_owned(), wanted }
-    }
+fn malformed(path: &Path, wanted: &'static str) -> IdentityError {
+    IdentityError::Malformed { path: path.to_owned(), wanted }
 }
 
 /// Where the next version of a file is until it is whole.

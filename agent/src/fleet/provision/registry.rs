@@ -86,7 +86,7 @@ impl Aws {
         let listed = ask!("iot:ListPolicyVersions", self.iot.list_policy_versions().policy_name(policy))?;
         let mut old: Vec<_> =
             listed.policy_versions().iter().filter(|version| !version.is_default_version()).collect();
-        old.sort_by_key(|version| version.create_date().map(|date| date.secs()));
+        old.sort_by_key(|version| version.create_date().map(aws_sdk_iot::primitives::DateTime::secs));
         Ok(old.into_iter().filter_map(|version| version.version_id()).map(ToOwned::to_owned).collect())
     }
 }

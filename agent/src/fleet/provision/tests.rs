@@ -12,11 +12,14 @@ use super::*;
 
 const SCOPE: &str = "arn:aws:iot:eu-central-1:123456789012";
 
+/// A certificate: name of the resource, status, policies, things.
+type Row = (String, &'static str, Vec<String>, Vec<String>);
+
 #[derive(Debug, Default)]
 struct Model {
     seen: Seen,
-    /// Certificates by id: name of the resource, status, policies, things.
-    certificates: BTreeMap<String, (String, &'static str, Vec<String>, Vec<String>)>,
+    /// Certificates by id.
+    certificates: BTreeMap<String, Row>,
     calls: usize,
 }
 
@@ -62,7 +65,7 @@ impl Registry for Fake {
 
     async fn principals(&self, thing: &str) -> Result<Option<Vec<Principal>>, AwsError> {
         let model = self.model.borrow();
-        let of = |(id, (arn, _, policies, things)): (&String, &(String, _, Vec<String>, Vec<String>))| {
+        let of = |(id, (arn, _, policies, things)): (&String, &Row)| {
             things.iter().any(|name| name == thing).then(|| Principal {
                 id: id.clone(),
                 arn: arn.clone(),
@@ -89,7 +92,7 @@ impl Registry for Fake {
             }
             Call::CreatePolicy { document, .. } => assert!(model.seen.policy.replace(document).is_none()),
             Call::DeletePolicyVersion { version, .. } => {
-                model.seen.old_versions.retain(|old| *old != version)
+                model.seen.old_versions.retain(|old| *old != version);
             }
             Call::CreatePolicyVersion { document, .. } => {
                 model.seen.old_versions.push("v".to_owned());
