@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     example::example,
     schema::{
-        Cloud, Cloudwatch, Commands, Enforcement, Feeds, Gateway, Inputs, Kernel, Learning, Log, MessageLimits,
-        Messages, Metrics, Names, NeverBlock, Policy, Reachability, Response,
+        Cloud, Cloudwatch, Commands, Enforcement, Feeds, Gateway, Inputs, Kernel, Learning, Log,
+        MessageLimits, Messages, Metrics, Names, NeverBlock, Policy, Reachability, Response,
     },
     source::Source,
 };

@@ -110,32 +110,12 @@ impl Files {
 
     /// A certificate request for `common_name`, with the key that is there or a new one.
     pub fn request(&self, common_name: &str) -> Result<String, IdentityError> {
-        self.request_with(&self.key, common_name)
+        request_with(&self.key, common_name)
     }
 
     /// The same with the next key, which takes the place of the present one together with its certificate.
     pub fn request_anew(&self, common_name: &str) -> Result<String, IdentityError> {
-        self.request_with(&aside(&self.key), common_name)
-    }
-
-    fn request_with(&self, file: &Path, common_name: &str) -> Result<String, IdentityError> {
-        let failed = |error: rcgen::Error| IdentityError::Request(error.to_string());
-        let key = if let Some(pem) = read(file)? {
-            let mode = fs::metadata(file).map_err(io_error("read", file))?.mode();
-            if mode & 0o077 != 0 {
-                return Err(IdentityError::OpenKey(file.to_owned()));
-            }
-            let text = String::from_utf8(pem).unwrap_or_default();
-            KeyPair::from_pem(&text).map_err(|_| malformed(file, "private key"))?
-        } else {
-            let key = KeyPair::generate().map_err(failed)?;
-            create(file, key.serialize_pem().as_bytes(), 0o600)?;
-            key
-        };
-        let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, common_name);
-        params.serialize_request(&key).and_then(|request| request.pem()).map_err(failed)
+        request_with(&aside(&self.key), common_name)
     }
 
     /// Puts a certificate in the place of the one before, with its key if that is a new one.
@@ -159,6 +139,27 @@ impl Files {
 
 fn malformed(path: &Path, wanted: &'static str) -> IdentityError {
     IdentityError::Malformed { path: path.to_owned(), wanted }
+}
+
+/// A certificate request with the key in `file`, which is made if it is not there.
+fn request_with(file: &Path, common_name: &str) -> Result<String, IdentityError> {
+    let failed = |error: rcgen::Error| IdentityError::Request(error.to_string());
+    let key = if let Some(pem) = read(file)? {
+        let mode = fs::metadata(file).map_err(io_error("read", file))?.mode();
+        if mode & 0o077 != 0 {
+            return Err(IdentityError::OpenKey(file.to_owned()));
+        }
+        let text = String::from_utf8(pem).unwrap_or_default();
+        KeyPair::from_pem(&text).map_err(|_| malformed(file, "private key"))?
+    } else {
+        let key = KeyPair::generate().map_err(failed)?;
+        create(file, key.serialize_pem().as_bytes(), 0o600)?;
+        key
+    };
+    let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.serialize_request(&key).and_then(|request| request.pem()).map_err(failed)
 }
 
 /// Where the next version of a file is until it is whole.
