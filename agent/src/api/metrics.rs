@@ -3,6 +3,8 @@
 //! A [`Snapshot`] is what the loop knows at one moment; [`render`] writes it. Every counter of the kernel appears by itself
 //! because the names come from `Counters::named`.
 
+mod telemetry;
+
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use prometheus_client::{
@@ -316,7 +318,7 @@ fn messages(e: &mut DescriptorEncoder, counters: &MessageCounters) -> Result<(),
             .encode_family(&label)?
             .encode_counter::<NoLabelSet, _, u64>(&counters.refused(*reason), None)?;
     }
-    Ok(())
+    telemetry::encode(e, &counters.telemetry)
 }
 
 fn commands(e: &mut DescriptorEncoder, tally: &Tally) -> Result<(), fmt::Error> {

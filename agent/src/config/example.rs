@@ -23,6 +23,7 @@ pub fn example() -> String {
     section(&mut text, "messages", &config.messages);
     section(&mut text, "message_limits", &config.message_limits);
     section(&mut text, "commands", &config.commands);
+    section(&mut text, "telemetry", &config.telemetry);
     section(&mut text, "feeds", &config.feeds);
     section(&mut text, "inputs", &config.inputs);
     section(&mut text, "log", &config.log);

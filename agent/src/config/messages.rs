@@ -10,7 +10,7 @@ use crate::{
         period::Period,
         values::{Doubtful, Endpoint, Listen, Unusual},
     },
-    messages::{Address, BrokerSettings, Limits, Settings, TlsSettings, commands},
+    messages::{Address, BrokerSettings, Limits, Settings, TlsSettings, commands, telemetry},
 };
 
 /// Which broker `messages.broker` means.
@@ -72,6 +72,35 @@ impl Config {
             anonymous: messages.anonymous,
             broker: self.broker_settings(&self.gateway.state_dir),
             limits: self.limits(),
+            telemetry: self.telemetry_settings(),
+        })
+    }
+
+    /// How telemetry is judged, if any topic is named.
+    fn telemetry_settings(&self) -> Option<telemetry::Settings> {
+        let section = &self.telemetry;
+        if section.topics.is_empty() {
+            return None;
+        }
+        let is_forwarded = section.forward && self.cloud.enabled;
+        Some(telemetry::Settings {
+            topics: section.topics.clone(),
+            anomalous: section.anomalous,
+            learning: telemetry::Learning {
+                messages: section.learning_messages,
+                period_ms: section.learning_period.as_ns() / 1_000_000,
+            },
+            relearn_after: section.relearn_after.0,
+            devices: section.devices as usize,
+            topics_per_device: section.topics_per_device as usize,
+            models: section.models as usize,
+            shape: telemetry::Shape {
+                bytes: section.payload_bytes as usize,
+                fields: section.fields as usize,
+                depth: section.depth as usize,
+            },
+            forward_every: is_forwarded.then_some(section.forward_every.0),
+            readings: section.forward_messages as usize,
         })
     }
 

@@ -24,7 +24,7 @@ pub use self::{
     example::example,
     schema::{
         Cloud, Cloudwatch, Commands, Enforcement, Feeds, Gateway, Inputs, Kernel, Learning, Log,
-        MessageLimits, Messages, Metrics, Names, NeverBlock, Policy, Reachability, Response,
+        MessageLimits, Messages, Metrics, Names, NeverBlock, Policy, Reachability, Response, Telemetry,
     },
     source::Source,
 };
@@ -64,6 +64,8 @@ pub struct Config {
     pub message_limits: MessageLimits,
     /// Commands to devices.
     pub commands: Commands,
+    /// What devices measure.
+    pub telemetry: Telemetry,
     /// Lists of hostile addresses.
     pub feeds: Feeds,
     /// What other programs know.
@@ -241,6 +243,7 @@ impl Config {
             ("messages", !self.messages.differs_only_in_rules(&next.messages)),
             ("commands.keys", self.commands.keys != next.commands.keys),
             ("message_limits", self.message_limits != next.message_limits),
+            ("telemetry", self.telemetry != next.telemetry),
             ("log", self.log != next.log),
             ("metrics", self.metrics != next.metrics),
             ("gateway.name", was.name != is.name),

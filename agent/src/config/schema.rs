@@ -18,7 +18,7 @@ use crate::{
     decide,
     enforce::Target,
     identity::Mac,
-    messages::{IdentityFrom, Rule, commands::Rule as CommandRule},
+    messages::{IdentityFrom, Rule, commands::Rule as CommandRule, telemetry::Anomalous},
 };
 
 section! {
@@ -303,6 +303,39 @@ section! {
         /// `rules = [{ device = "pump-*", verbs = ["set"], params = { level = { min = 0, max = 80 } }, hours = ["06:00-22:00"], per_minute = 10 }]`
         rules: Vec<CommandRule> = Vec::new(),
     }
+    /// What devices measure, judged where it passes the MQTT guard: each device's own fields, learned from what it publishes. Off
+    /// until topics are named. Changes need a restart.
+    Telemetry {
+        /// Filters of topics with measurements; the first `+` is the device. Example: `topics = ["devices/+/telemetry/#"]`
+        topics: Vec<String> = Vec::new(),
+        /// What becomes of a message that does not fit what was learned: `mark` delivers it and marks it for the cloud, `refuse` does
+        /// not deliver it. Either way it is an incident.
+        anomalous: Anomalous = Anomalous::Mark,
+        /// How long a topic is learned before it is judged, 1s to 90d. A day holds a daily cycle.
+        learning_period: Period = Period::hours(24),
+        /// Messages that it takes besides, 50 to 1,000,000.
+        learning_messages: u32 = 200,
+        /// How long something may go on not to fit before it is learned as the new normal, 1m to 365d.
+        relearn_after: Period = Period::hours(24),
+        /// Devices, 1 to 65,536. A new one finds room only where another was silent for a day.
+        devices: u32 = 256,
+        /// Topics of one device, 1 to 256.
+        topics_per_device: u32 = 8,
+        /// Topics of all devices together, 1 to 65,536. Each takes up to 90 KB, most take 20.
+        models: u32 = 512,
+        /// Fields of a message that are looked at, 1 to 64.
+        fields: u32 = 32,
+        /// Maps and lists within each other that are looked into, 1 to 16.
+        depth: u32 = 4,
+        /// Longest payload that is read, 64 to 262,144 bytes.
+        payload_bytes: u32 = 16_384,
+        /// Whether measurements go to the cloud, where there is one.
+        forward: bool = true,
+        /// How often they do, 1s to 1h.
+        forward_every: Period = Period::seconds(60),
+        /// Messages of a topic within that time that go there one by one, 0 to 1,000; of further ones only a summary.
+        forward_messages: u32 = 60,
+    }
     /// Lists of hostile addresses.
     Feeds {
         /// Files with one address or prefix a line; `#` starts a comment. Read at start and on reload, swapped as a whole.
@@ -358,8 +391,8 @@ section! {
         policy_ca: String = String::new(),
         /// How often the gateway says that it is there, 30s to 24h.
         heartbeat: Period = Period::minutes(5),
-        /// Reports that may wait for the link, 100 to 10,000,000. Beyond, the oldest heartbeats go first, then enforcements, then what
-        /// became of policies, and incidents last; what went is counted.
+        /// Reports that may wait for the link, 100 to 10,000,000. Beyond, the oldest measurements go first, then heartbeats,
+        /// enforcements, what became of policies, and incidents last; what went is counted.
         outbox_rows: u64 = 100_000,
         /// Bytes that they may take, 65,536 to 10,737,418,240.
         outbox_bytes: u64 = 67_108_864,

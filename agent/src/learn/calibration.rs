@@ -21,7 +21,7 @@ const ENOUGH_TO_CUT: usize = 64;
 
 /// Path lengths of normal traffic and the limit taken from them.
 #[derive(Clone, Debug)]
-pub(super) struct Calibration {
+pub(crate) struct Calibration {
     limit: Limit<u32>,
     /// Shorter path lengths are far from all that was held out.
     far: u32,
@@ -31,7 +31,7 @@ pub(super) struct Calibration {
 
 impl Calibration {
     /// Begins with path lengths of held-out traffic, oldest first, of which the newest `most` are kept.
-    pub(super) fn new(held_out: &[u32], most: usize) -> Self {
+    pub(crate) fn new(held_out: &[u32], most: usize) -> Self {
         let newest = &held_out[held_out.len().saturating_sub(most)..];
         let mut sorted = newest.to_vec();
         sorted.sort_unstable();
@@ -55,7 +55,7 @@ impl Calibration {
     }
 
     /// Share of normal traffic at least as anomalous, never 0.
-    pub(super) fn p_value(&self, sum: u32) -> f64 {
+    pub(crate) fn p_value(&self, sum: u32) -> f64 {
         self.limit.p_value(sum)
     }
 

@@ -54,6 +54,7 @@ mod testing;
 mod vetting;
 mod window;
 
+pub(crate) use calibration::Calibration;
 pub use config::{LearnConfig, RuleConfig};
 pub use contact::{FlowEnds, address};
 pub use destinations::Habit;

@@ -52,6 +52,10 @@ impl Technique {
     pub const FOREIGN_COMMAND: Self = Self { id: "T0855", name: "Unauthorized Command Message" };
     /// Commands with values that a device is not to be given (ATT&CK for ICS).
     pub const MODIFIED_PARAMETER: Self = Self { id: "T0836", name: "Modify Parameter" };
+    /// Measurements that somebody made up or changed on their way (ATT&CK for ICS).
+    pub const FORGED_REPORT: Self = Self { id: "T0856", name: "Spoof Reporting Message" };
+    /// Measurements that keep somebody from seeing what goes on (ATT&CK for ICS).
+    pub const MANIPULATED_VIEW: Self = Self { id: "T0832", name: "Manipulation of View" };
     /// Subscriptions to what is another's to read.
     pub const EAVESDROPPING: Self = Self { id: "T1040", name: "Network Sniffing" };
     /// Data carried off to a host that never got any.
@@ -93,6 +97,8 @@ impl Technique {
         Self::BORROWED_ACCOUNT,
         Self::FOREIGN_COMMAND,
         Self::MODIFIED_PARAMETER,
+        Self::FORGED_REPORT,
+        Self::MANIPULATED_VIEW,
         Self::EAVESDROPPING,
         Self::EXFILTRATION,
         Self::UNUSUAL,

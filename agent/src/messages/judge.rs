@@ -1,6 +1,6 @@
 //! What becomes of every message, subscription and delivery of a session. The one step that each of them passes.
 //!
-//! It knows the rules on topics, the limits, and what the session did so far; it does no IO and reads no clock. What is refused is
+//! It knows the rules on topics, the limits, what the session did so far and what devices measure; it does no IO and reads no clock. What is refused is
 //! told to the client in its own words by `answer`, and counted by the session.
 
 use std::{
@@ -18,6 +18,7 @@ use super::{
     commands::{Desk, Incoming, Notice, Verdict},
     guard::limits::{Limits, Shared},
     reason::Reason,
+    telemetry::{Watch, Watched},
 };
 
 /// Who a session belongs to.
@@ -56,8 +57,9 @@ pub struct Judge {
     notice: Option<Box<Notice>>,
     subscriptions: HashSet<u64>,
     hasher: RandomState,
+    telemetry: Option<Arc<Watch>>,
     /// The topics judged last: devices publish to the same few again and again.
-    published: Option<String>,
+    published: Option<(String, Option<Watched>)>,
     delivered: Option<String>,
 }
 
@@ -69,6 +71,7 @@ impl Judge {
         limits: Arc<Limits>,
         shared: Arc<Shared>,
         commands: Arc<Desk>,
+        telemetry: Option<Arc<Watch>>,
         hasher: RandomState,
     ) -> Self {
         Self {
@@ -79,6 +82,7 @@ impl Judge {
             commands,
             notice: None,
             subscriptions: HashSet::new(),
+            telemetry,
             hasher,
             published: None,
             delivered: None,
@@ -92,11 +96,11 @@ impl Judge {
 
     /// Judges a message that the client wants to publish now.
     pub fn publish(&mut self, message: &Publish<'_>, now: Timestamp) -> Judgement {
-        if self.published.as_deref() != Some(message.topic) {
+        if self.published.as_ref().is_none_or(|(topic, _)| topic != message.topic) {
             if let Err(reason) = self.may_publish(message.topic) {
                 return Judgement::Refuse(reason);
             }
-            self.published = Some(message.topic.to_owned());
+            self.published = Some((message.topic.to_owned(), self.watched(message.topic)));
         }
         if let Some(verdict) = self.command(message, now) {
             return verdict;
@@ -108,7 +112,14 @@ impl Judge {
                 return Judgement::Refuse(Reason::Retained);
             }
         }
-        Judgement::Pass
+        match (&self.telemetry, &self.published) {
+            (Some(watch), Some((_, Some(watched)))) => watch.judge(watched, &self.client, message, now),
+            _ => Judgement::Pass,
+        }
+    }
+
+    fn watched(&self, topic: &str) -> Option<Watched> {
+        self.telemetry.as_ref()?.watches(topic, &self.client.identity)
     }
 
     /// Judges a message on a topic of commands.
@@ -134,9 +145,12 @@ impl Judge {
     /// Judges a will: a message that the broker publishes when the connection breaks.
     pub fn will(&self, topic: &str, payload: &[u8], retain: bool) -> Result<(), Reason> {
         let kept = self.hasher.hash_one(topic);
-        // Nobody could hold a command that the broker gives when a connection breaks.
+        // Nobody could judge, or hold, what the broker says when a connection breaks.
+        let is_unjudged =
+            self.telemetry.as_ref().is_some_and(|watch| watch.refuses()) && self.watched(topic).is_some();
         let fits = payload.len() <= self.limits.will_bytes
             && !self.commands.is_command(topic)
+            && !is_unjudged
             && self.may_publish(topic).is_ok()
             && (!retain
                 || self.shared.retain(&self.client.identity, kept, !payload.is_empty(), &self.limits));
@@ -208,7 +222,8 @@ mod tests {
         let source = [192, 0, 2, 1].into();
         let client = Client { identity, client_id, version: Version::V4, source };
         let grants = Grants::of(&[rule], "lamp", "l");
-        Judge::new(client, grants, Arc::new(limits()), Arc::default(), Arc::default(), RandomState::new())
+        let (limits, shared) = (Arc::new(limits()), Arc::default());
+        Judge::new(client, grants, limits, shared, Arc::default(), None, RandomState::new())
     }
 
     fn message(topic: &str, retain: bool) -> Publish<'_> {

@@ -18,6 +18,7 @@ mod guard;
 pub mod judge;
 pub mod reason;
 pub mod subscribe;
+pub mod telemetry;
 pub mod tls;
 
 use std::{
@@ -38,6 +39,8 @@ pub use self::{
     reason::{Counters, Meaning, Reason, read},
     tls::{IdentityFrom, TlsError, TlsSettings},
 };
+use tidegate_wire::TelemetryReport;
+
 use crate::{identity::Mac, policy::KeyError};
 
 /// How the guard is set up; changes need a restart.
@@ -57,6 +60,8 @@ pub struct Settings {
     pub broker: BrokerSettings,
     /// What clients may take.
     pub limits: Limits,
+    /// How telemetry is judged, if it is.
+    pub telemetry: Option<telemetry::Settings>,
 }
 
 /// The guard cannot be set up.
@@ -122,6 +127,12 @@ pub enum Report {
     Released(u64, Option<String>),
     /// Something does not work, in plain words.
     Trouble(String),
+    /// A message on a telemetry topic does not fit.
+    Odd(Box<telemetry::Alarm>),
+    /// What a device measured, for the cloud.
+    Measured(Box<TelemetryReport>),
+    /// A model of telemetry, to be stored.
+    Learned(Box<telemetry::Stored>),
 }
 
 /// Repeated refusals of one source.

@@ -4,6 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::telemetry::Tallies;
 use crate::learn::Technique;
 
 macro_rules! reasons {
@@ -115,6 +116,8 @@ reasons! {
     CommandUnusual = "command-unusual",
     /// Such a command that waits for an operator.
     CommandHeld = "command-held",
+    /// Telemetry that does not fit what the device measured before.
+    Telemetry = "telemetry",
 }
 
 /// What so many refusals of one source within a minute mean.
@@ -172,6 +175,8 @@ pub struct Counters {
     pub broker_down: AtomicU64,
     /// Reports that the loop had no room for.
     pub reports_lost: AtomicU64,
+    /// What is counted of telemetry.
+    pub telemetry: Tallies,
     refused: Vec<AtomicU64>,
 }
 
@@ -189,6 +194,7 @@ impl Default for Counters {
             broker_restarts: zero(),
             broker_down: zero(),
             reports_lost: zero(),
+            telemetry: Tallies::default(),
             refused: Reason::ALL.iter().map(|_| zero()).collect(),
         }
     }

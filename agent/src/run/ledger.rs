@@ -138,7 +138,10 @@ fn write(
             store.save_enforcement(record, at)?;
             (record.target.to_string(), Some(report::block(record)))
         }
-        Record::Message(message) => (String::new(), Some((**message).clone())),
+        Record::Message(message) => {
+            let device = if let Report::Telemetry(report) = &**message { &*report.device } else { "" };
+            (device.to_owned(), Some((**message).clone()))
+        }
     };
     if let (Some(limits), Some(report)) = (limits, message) {
         let id = ids.next(at);

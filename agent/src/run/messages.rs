@@ -15,7 +15,10 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use super::gateway::{Gateway, now};
+use super::{
+    gateway::{Gateway, now},
+    ledger::Record,
+};
 use crate::{
     api::view::EventKind,
     config::{Config, values::GatewayMode},
@@ -155,6 +158,11 @@ impl Gateway {
             Report::Command(notice) => self.on_command(&notice),
             Report::Released(id, error) => self.on_released(id, error),
             Report::Trouble(trouble) => self.tell(EventKind::Alarm, trouble, None, None),
+            Report::Odd(alarm) => self.judge(self.finding_of_telemetry(&alarm)),
+            Report::Measured(report) => {
+                self.record([Record::Message(Box::new(tidegate_wire::Report::Telemetry(*report)))], now());
+            }
+            Report::Learned(stored) => self.keep_telemetry(&stored),
         }
     }
 
@@ -180,13 +188,17 @@ impl Gateway {
         }
     }
 
-    /// Ends the guard, if one runs.
-    pub(super) fn stop_messages(&mut self) {
+    /// Ends the guard, if one runs, and takes its last reports.
+    pub(super) fn stop_messages(&mut self, reports: Option<mpsc::Receiver<Report>>) {
         if let Some(messages) = &mut self.messages {
             messages.stop();
             // Nothing is judged any more: what was seen until now is all there is.
             self.save_commands(now(), true);
             self.messages = None;
+            let mut reports = reports;
+            while let Some(report) = reports.as_mut().and_then(|reports| reports.try_recv().ok()) {
+                self.on_message_report(report);
+            }
             tracing::info!(at = %now().wall, "the MQTT guard has ended");
         }
     }

@@ -24,6 +24,7 @@ mod profiles;
 mod report;
 mod respond;
 mod tail;
+mod telemetry;
 mod upkeep;
 mod views;
 
@@ -90,7 +91,8 @@ pub fn run(config: &Config, source: &Source) -> Result<()> {
     gateway.tell(EventKind::Lifecycle, "guarding".to_owned(), None, None);
     tracing::info!(interfaces = ?config.gateway.interfaces, mode = %config.gateway.mode, "guarding");
     let mut reports = None;
-    if let Some(guard) = guard {
+    if let Some(mut guard) = guard {
+        guard.recall(telemetry::recall(&gateway.store)?);
         let desk = commands::open(&gateway.config, &gateway.store, now().wall)?;
         let (messages, reported) = Messages::start(guard, &gateway.config, desk)?;
         gateway.messages = Some(messages);
@@ -282,7 +284,7 @@ async fn serve(
         });
     }
     tracing::info!("stopping; enforcement stays in the kernel until it expires");
-    gateway.stop_messages();
+    gateway.stop_messages(reports.take());
     gateway.save(now());
     gateway.write_ledger();
     prober.abort();

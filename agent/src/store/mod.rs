@@ -28,6 +28,7 @@ mod policy;
 mod profile;
 mod rotate;
 mod schema;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 

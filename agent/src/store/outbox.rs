@@ -19,6 +19,8 @@ use super::database::{Store, StoreError, document, sql};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MessageKind {
+    /// What devices measured: the next one says more of it.
+    Telemetry,
     /// The gateway is there: the next one says it again.
     Heartbeat,
     /// An enforcement began or ended.
@@ -31,11 +33,12 @@ pub enum MessageKind {
 
 impl MessageKind {
     /// Every kind, least first.
-    pub const ALL: [Self; 4] = [Self::Heartbeat, Self::Block, Self::Policy, Self::Incident];
+    pub const ALL: [Self; 5] = [Self::Telemetry, Self::Heartbeat, Self::Block, Self::Policy, Self::Incident];
 
     /// Its name in metrics and topics.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Telemetry => "telemetry",
             Self::Heartbeat => "heartbeat",
             Self::Block => "block",
             Self::Policy => "policy",
@@ -46,6 +49,7 @@ impl MessageKind {
     /// The kind of a report.
     pub const fn of(report: &Report) -> Self {
         match report {
+            Report::Telemetry(_) => Self::Telemetry,
             Report::Heartbeat(_) => Self::Heartbeat,
             Report::Block(_) => Self::Block,
             Report::Policy(_) => Self::Policy,

@@ -125,7 +125,9 @@ fn count_of(store: &Store, device: u64) -> u64 {
 
 fn line_of(message: &super::Queued) -> String {
     let said: serde_json::Value = serde_json::from_str(&message.body).unwrap();
-    let text = ["version", "target", "detail", "explanation"].iter().find_map(|field| said[*field].as_str());
+    let text = ["topic", "version", "target", "detail", "explanation"]
+        .iter()
+        .find_map(|field| said[*field].as_str());
     let number = text.unwrap().trim_end_matches('x');
     format!("delivered {} {} {} {number}", message.sequence, message.id, message.device)
 }

@@ -18,6 +18,16 @@ pub(super) const AMPLE: OutboxLimits = OutboxLimits { rows: 100_000, bytes: 1 <<
 
 pub(super) fn report(kind: MessageKind, text: String) -> Report {
     match kind {
+        MessageKind::Telemetry => Report::Telemetry(tidegate_wire::TelemetryReport {
+            device: String::new(),
+            topic: text,
+            from: String::new(),
+            to: String::new(),
+            fields: Vec::new(),
+            measurements: Vec::new(),
+            summaries: Vec::new(),
+            left_out: 0,
+        }),
         MessageKind::Heartbeat => Report::Heartbeat(Heartbeat {
             version: text,
             uptime_s: 1,

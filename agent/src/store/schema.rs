@@ -145,6 +145,20 @@ const MIGRATIONS: &[&str] = &[
         is_clean INTEGER NOT NULL
     ) STRICT;
 ",
+    // Telemetry became the least kind of message; by way of negative numbers, as keys may not collide on the way.
+    "
+    UPDATE outbox SET kind = kind + 1;
+    UPDATE outbox_tally SET kind = -(kind + 1);
+    UPDATE outbox_tally SET kind = -kind;
+
+    CREATE TABLE telemetry (
+        topic TEXT PRIMARY KEY,
+        device TEXT NOT NULL,
+        stored_us INTEGER NOT NULL,
+        document TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX telemetry_stored ON telemetry (stored_us);
+",
 ];
 
 /// Version of a database that went through every migration.

@@ -79,6 +79,8 @@ pub enum Report {
     Heartbeat(Heartbeat),
     /// A policy was taken over, refused, taken back, or ran out.
     Policy(PolicyReport),
+    /// What a device measured.
+    Telemetry(TelemetryReport),
 }
 
 /// Correlated evidence.
@@ -202,6 +204,67 @@ pub struct PolicyReport {
     pub detail: String,
 }
 
+/// What a device measured on one topic in a stretch of time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TelemetryReport {
+    /// The device by its topic.
+    pub device: String,
+    /// The topic on the gateway's local broker.
+    pub topic: String,
+    /// First measurement, RFC 3339.
+    pub from: String,
+    /// Last measurement, RFC 3339.
+    pub to: String,
+    /// Names of the fields, in the order of every list below.
+    pub fields: Vec<String>,
+    /// Messages one by one, as many as had room.
+    pub measurements: Vec<Measurement>,
+    /// Every field over all messages that are not marked.
+    pub summaries: Vec<Summary>,
+    /// Messages that are in the summaries only.
+    #[serde(default)]
+    pub left_out: u64,
+}
+
+/// One message of a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// Milliseconds after the report's first.
+    pub after_ms: u64,
+    /// Value of each field; none where the message did not have it. Fields at the end may be missing.
+    pub values: Vec<Option<f64>>,
+    /// Why it does not fit what the device measured before; none when it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Mark>,
+}
+
+/// Why a message does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// In which way: `spike`, `unit-jump`, `rate`, `joint`, `stuck`, `range` or `schema`.
+    pub sign: String,
+    /// The field, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// In plain words.
+    pub detail: String,
+}
+
+/// A field over several messages.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Messages that had it.
+    pub count: u64,
+    /// Least value.
+    pub min: f64,
+    /// Greatest value.
+    pub max: f64,
+    /// Mean value.
+    pub mean: f64,
+    /// Last value.
+    pub last: f64,
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed round trip is the test's failure")]
@@ -259,9 +322,27 @@ mod tests {
         })
     }
 
+    fn telemetry() -> Report {
+        let mark =
+            Mark { sign: "spike".to_owned(), field: Some("t".to_owned()), detail: "99 after 21".to_owned() };
+        Report::Telemetry(TelemetryReport {
+            device: "lamp".to_owned(),
+            topic: "d/lamp/t".to_owned(),
+            from: "2026-01-02T03:04:05Z".to_owned(),
+            to: "2026-01-02T03:05:05Z".to_owned(),
+            fields: vec!["t".to_owned(), "h".to_owned()],
+            measurements: vec![
+                Measurement { after_ms: 0, values: vec![Some(21.5), None], mark: None },
+                Measurement { after_ms: 60_000, values: vec![Some(99.0)], mark: Some(mark) },
+            ],
+            summaries: vec![Summary { count: 1, min: 21.5, max: 21.5, mean: 21.5, last: 21.5 }],
+            left_out: 2,
+        })
+    }
+
     #[test]
     fn every_report_survives_the_wire() {
-        for report in [incident(), block(), heartbeat(), policy()] {
+        for report in [incident(), block(), heartbeat(), policy(), telemetry()] {
             let sent = Envelope::new("gw-1", "m-1", "2026-01-02T03:04:08Z", report);
             let text = serde_json::to_string(&sent).unwrap();
             let received: Envelope<Report> = serde_json::from_str(&text).unwrap();

@@ -8,6 +8,7 @@ mod common;
 mod gateway;
 mod hostile;
 mod setup;
+mod telemetry;
 
 use std::{process::Command, time::Duration};
 

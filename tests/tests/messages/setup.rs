@@ -17,7 +17,7 @@ use nix::{
 use tempfile::TempDir;
 use tidegate::{
     config::Config,
-    messages::{Counters, Guard, Link, Orders, Report, commands::Desk},
+    messages::{Counters, Guard, Link, Orders, Report, commands::Desk, telemetry::Stored},
 };
 use tidegate_tests::{
     mqtt::{Client, Hello},
@@ -47,6 +47,8 @@ pub(crate) struct Setup {
     pub(crate) tls: Option<SocketAddr>,
     orders: watch::Sender<Arc<Orders>>,
     reports: mpsc::Receiver<Report>,
+    /// What the guard recalls of telemetry when it starts.
+    pub(crate) learned: Vec<Stored>,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
     pub(crate) directory: TempDir,
@@ -116,6 +118,7 @@ impl Setup {
             tls: None,
             orders,
             reports: mpsc::channel(1).1,
+            learned: Vec::new(),
             stop,
             thread: None,
             directory,
@@ -126,7 +129,8 @@ impl Setup {
 
     fn run(&mut self) {
         let config = Config::parse(&self.text, Path::new("test.toml")).unwrap();
-        let guard = Guard::bind(config.message_settings().unwrap()).unwrap();
+        let mut guard = Guard::bind(config.message_settings().unwrap()).unwrap();
+        guard.recall(self.learned.clone());
         [self.plain, self.tls] = guard.addresses();
         let (reports, reported) = mpsc::channel(64);
         self.reports = reported;
@@ -154,7 +158,8 @@ impl Setup {
         }));
     }
 
-    fn end(&mut self) {
+    /// Ends guard and broker; what is still reported can be read.
+    pub(crate) fn end(&mut self) {
         self.stop.send_replace(true);
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
@@ -203,6 +208,11 @@ impl Setup {
     /// The next report, if one comes.
     pub(crate) fn report(&mut self) -> Option<Report> {
         wait_for(PATIENCE, || self.reports.try_recv().ok())
+    }
+
+    /// The next report, if there is one already.
+    pub(crate) fn report_at_once(&mut self) -> Option<Report> {
+        self.reports.try_recv().ok()
     }
 
     pub(crate) fn set_password(&self, user: &str, password: &str) {

@@ -37,12 +37,13 @@ fn talk(version: Version) -> (Talk, Limits) {
         anonymous: true,
         broker: BrokerSettings::Named(Address::Unix(PathBuf::from("/nowhere"))),
         limits: limits.clone(),
+        telemetry: None,
     };
     let (reports, _) = mpsc::channel(1);
     let orders = watch::channel(Arc::default()).1;
     let stop = watch::channel(false).1;
     let link = Link { reports, orders, stop, counters: Arc::default(), commands: Arc::default() };
-    let hub = Arc::new(Hub::new(settings, Live::default(), link));
+    let hub = Arc::new(Hub::new(settings, Live::default(), Vec::new(), link));
     let rule =
         Rule { who: "*".to_owned(), publish: vec!["a/#".to_owned()], subscribe: vec!["a/#".to_owned()] };
     let source = [192, 0, 2, 1].into();
@@ -54,6 +55,7 @@ fn talk(version: Version) -> (Talk, Limits) {
         Arc::new(limits.clone()),
         Arc::default(),
         Arc::default(),
+        None,
         RandomState::new(),
     );
     (Talk::new(hub, judge, Overridden::default(), 60, true), limits)

@@ -11,6 +11,7 @@ use std::{
     time::Instant,
 };
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
@@ -23,6 +24,7 @@ use crate::messages::{
     commands::Desk,
     guard::listen::Link,
     reason::{Counters, Reason, add},
+    telemetry::{Stored, Watch},
     tls::Tls,
 };
 use crate::policy::TrustAnchors;
@@ -60,6 +62,7 @@ pub(crate) struct Hub {
     pub(super) counters: Arc<Counters>,
     pub(super) shared: Arc<Shared>,
     pub(super) commands: Arc<Desk>,
+    pub(super) telemetry: Option<Arc<Watch>>,
     pub(super) hasher: RandomState,
     /// Bytes that sessions hold for packets on their way.
     pub(super) buffered: AtomicUsize,
@@ -81,11 +84,16 @@ impl Hub {
     pub(super) fn new(
         settings: Settings,
         live: Live,
+        learned: Vec<Stored>,
         Link { counters, commands, reports, orders, .. }: Link,
     ) -> Self {
         commands.configure(&orders.borrow().commands);
         commands.trust(live.command_keys.clone());
+        let telemetry = settings.telemetry.clone().map(|telemetry| {
+            Arc::new(Watch::new(telemetry, Arc::clone(&counters), learned, Timestamp::now()))
+        });
         Self {
+            telemetry,
             limits: Arc::new(settings.limits.clone()),
             broker: settings.broker.address(),
             settings,
@@ -133,6 +141,16 @@ impl Hub {
     pub(crate) fn report(&self, report: Report) {
         if self.reports.try_send(report).is_err() {
             add(&self.counters.reports_lost, 1);
+        }
+    }
+
+    /// Tells the loop what there is to tell of telemetry, as far as it has room; the rest waits for the next time.
+    pub(super) fn tell_telemetry(&self, is_end: bool) {
+        let Some(telemetry) = &self.telemetry else { return };
+        // Refusals keep room of their own.
+        let room = self.reports.capacity().saturating_sub(self.reports.max_capacity() / 4);
+        for report in telemetry.beat(Timestamp::now(), room, is_end) {
+            self.report(report);
         }
     }
 

@@ -32,6 +32,7 @@ use crate::messages::{
     broker::Supervisor,
     commands::Desk,
     reason::{Counters, add},
+    telemetry::Stored,
     tls::Tls,
 };
 use crate::policy::TrustAnchors;
@@ -40,6 +41,8 @@ use crate::policy::TrustAnchors;
 const BACKLOG: i32 = 4_096;
 /// How often files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often it is looked whether there is something to tell of telemetry.
+const BEAT: Duration = Duration::from_millis(250);
 /// Pause when the machine has no room for another connection.
 const OUT_OF_FILES: Duration = Duration::from_millis(100);
 
@@ -64,6 +67,7 @@ pub struct Guard {
     plain: Option<StdListener>,
     tls: Option<StdListener>,
     live: Live,
+    learned: Vec<Stored>,
 }
 
 impl Guard {
@@ -73,13 +77,18 @@ impl Guard {
         let plain = settings.listen.map(bind).transpose()?;
         let tls = settings.tls.as_ref().map(|(address, _)| bind(*address)).transpose()?;
         raise_file_limit(settings.limits.connections);
-        Ok(Self { settings, plain, tls, live })
+        Ok(Self { settings, plain, tls, live, learned: Vec::new() })
     }
 
     /// Addresses in clear and with TLS that it listens on.
     pub fn addresses(&self) -> [Option<SocketAddr>; 2] {
         [&self.plain, &self.tls]
             .map(|listener| listener.as_ref().and_then(|listener| listener.local_addr().ok()))
+    }
+
+    /// Takes up what was learned of telemetry before.
+    pub fn recall(&mut self, learned: Vec<Stored>) {
+        self.learned = learned;
     }
 
     /// Guards until told to stop.
@@ -90,7 +99,7 @@ impl Guard {
         let stop = link.stop.clone();
         let rules = link.orders.borrow().rules.clone();
         let live = Live { rules, ..self.live };
-        let hub = Arc::new(Hub::new(self.settings, live, link));
+        let hub = Arc::new(Hub::new(self.settings, live, self.learned, link));
         let broker = async {
             if let Some(supervisor) = supervisor {
                 supervisor.run(&hub, stop.clone()).await;
@@ -101,11 +110,23 @@ impl Guard {
             tokio::select! {
                 () = take(&hub, plain, tls) => {}
                 () = deliver_for_ever(&hub) => {}
+                () = tell_telemetry(&hub) => {}
                 _ = stopping.wait_for(|stop| *stop) => {}
             }
         };
         tokio::join!(broker, clients);
+        hub.tell_telemetry(true);
         Ok(())
+    }
+}
+
+/// Tells what there is to tell of telemetry, for ever.
+async fn tell_telemetry(hub: &Hub) {
+    let mut beat = interval(BEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beat.tick().await;
+        hub.tell_telemetry(false);
     }
 }
 

@@ -206,6 +206,7 @@ async fn open(guest: &Guest, live: &Arc<Live>, greeted: Greeted) -> Result<(), R
         Arc::clone(&limits),
         Arc::clone(&hub.shared),
         Arc::clone(&hub.commands),
+        hub.telemetry.clone(),
         hub.hasher.clone(),
     );
     let longest = limits.keep_alive.as_secs().clamp(1, u16::MAX.into()) as u16;
