@@ -299,7 +299,7 @@ section! {
         rate: f64 = 0.01,
         /// Devices whose commands are remembered, 1 to 4,096.
         max_devices: u32 = 256,
-        /// What devices may be told. Without rules everything may; with rules a command must fit one wholly. Example:
+        /// What devices may be told. Without rules everything may; with rules a command must fit one wholly. Hours are of UTC. Example:
         /// `rules = [{ device = "pump-*", verbs = ["set"], params = { level = { min = 0, max = 80 } }, hours = ["06:00-22:00"], per_minute = 10 }]`
         rules: Vec<CommandRule> = Vec::new(),
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     answer::Answer,
@@ -25,20 +25,20 @@ use crate::{
     store::{Durability, Store, StoreError},
 };
 
-/// Longest time between two writes of when the desk was known to run.
-const ALIVE_EVERY: SignedDuration = SignedDuration::from_secs(2 * super::HOUSEKEEPING_EVERY.as_secs() as i64);
+/// How long after the last word on record signed commands are taken.
+const ON_RECORD: SignedDuration = SignedDuration::from_secs(2 * super::HOUSEKEEPING_EVERY.as_secs() as i64);
 /// Confidence of a finding about a command: told, and not acted upon by itself.
 const CONFIDENCE: f64 = 0.5;
 
 /// The desk of a gateway, with what earlier runs saw and remembered.
 pub(super) fn open(config: &Config, store: &Store, now: Timestamp) -> Result<Desk, StoreError> {
     let settings = config.command_settings();
-    let desk = Desk::new(TimeZone::system());
+    let desk = Desk::default();
     let stored = store.commands()?;
     let closed_before = match stored.ended {
         Some((_, true)) => None,
         // Signers whose clocks are ahead may have issued until then what was seen and not written down.
-        Some((alive, false)) => Some(now.max(alive.saturating_add(ALIVE_EVERY).unwrap_or(alive))),
+        Some((alive, false)) => Some(now.max(on_record(alive))),
         None => Some(now),
     };
     let closed_before = closed_before.map(|then| then.saturating_add(settings.skew).unwrap_or(then));
@@ -46,7 +46,12 @@ pub(super) fn open(config: &Config, store: &Store, now: Timestamp) -> Result<Des
     histories.truncate(settings.devices);
     desk.restore(Window::restore(stored.seen, &stored.floors), closed_before, histories);
     store.batch(Durability::Disk, |store| store.save_commands_alive(now, false))?;
+    desk.record_until(on_record(now));
     Ok(desk)
+}
+
+fn on_record(alive: Timestamp) -> Timestamp {
+    alive.saturating_add(ON_RECORD).unwrap_or(alive)
 }
 
 impl Gateway {
@@ -87,6 +92,9 @@ impl Gateway {
             store.retain_command_histories(&devices)?;
             store.save_commands_alive(now.wall, is_end)
         });
+        if saved.is_ok() {
+            desk.record_until(on_record(now.wall));
+        }
         self.stored(saved);
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop at once")]
 
 mod certificates;
+mod commands;
 #[path = "../common/mod.rs"]
 mod common;
 mod gateway;

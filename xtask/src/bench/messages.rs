@@ -2,14 +2,15 @@
 //!
 //! Both stand in the lab's gateway, the guard as a part of `tidegate run`; mosquitto has the same limits in both. Each run sends every
 //! message from one publisher to one subscriber and fails if one is lost or out of order. The guard judges every packet; only
-//! the limits on rates and connections are out of the way. Memory is what 1,000 idle clients add to the agent, and the whole of
+//! the limits on rates and connections are out of the way. Commands are signed, and every step of judging them is taken. Memory is what 1,000 idle clients add to the agent, and the whole of
 //! mosquitto with as many.
 
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    path::Path,
-    time::Duration,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -33,6 +34,8 @@ const CLIENTS: usize = 1_000;
 const INFLIGHT: u16 = 100;
 const WINDOW: u64 = 10_000;
 const PAYLOAD: usize = 64;
+/// Commands that a device's habit is learned from.
+const LEARNED: usize = 110;
 
 /// Measures both qualities of service and memory.
 pub(crate) fn rows(context: &Context) -> Result<Vec<Row>> {
@@ -46,7 +49,16 @@ pub(crate) fn rows(context: &Context) -> Result<Vec<Row>> {
     let topology = Topology::create()?;
     let bare = start_bare(&topology)?;
     let mut settings = Settings::new(shell::target_dir().join("release/tidegate"));
+    let signer = Signer { program: settings.binary.clone(), key: topology.directory().join("orders") };
+    signer.run(&["keygen", "--output", &signer.key.display().to_string()])?;
+    let anchors = signer.key.with_extension("pub");
     settings.keys.extend(keys());
+    settings.keys.extend([
+        ("commands.topics", "[\"cmd/+/#\"]".to_owned()),
+        ("commands.keys", format!("\"{}\"", anchors.display())),
+        // The benchmark begins before a signer's clock could have caught up with a start.
+        ("commands.skew", "\"0s\"".to_owned()),
+    ]);
     let agent = Agent::start(&topology, &settings)?;
     topology.gateway.enter(|| {
         let up = |address| {
@@ -73,6 +85,7 @@ pub(crate) fn rows(context: &Context) -> Result<Vec<Row>> {
                 Load { qos: 1, messages: one, payload: PAYLOAD, window: INFLIGHT.into() },
             )?,
             memory(context, agent.pid(), bare.pid())?,
+            commands(context, &signer)?,
         ])
     })
 }
@@ -99,6 +112,65 @@ fn memory(context: &Context, agent: u32, bare: u32) -> Result<Row> {
     Ok(Row::of("broker_1000_clients_mib", "MiB", &ours, PEER, &theirs))
 }
 
+/// What judging adds to the time from a command to its acknowledgement, beside a message through the same guard that is no command:
+/// the difference of the 99th percentiles. The device's habit is known, so every step is taken.
+fn commands(context: &Context, signer: &Signer) -> Result<Row> {
+    let count = if context.smoke { 100 } else { 500 };
+    let mut client = Client::connect(GUARD, "hub", Duration::from_secs(10))?;
+    for number in 0..LEARNED {
+        client.publish("cmd/lamp/set", &signer.command(number)?)?;
+    }
+    // The loop learns once a second.
+    std::thread::sleep(Duration::from_secs(3));
+    let (mut added, mut plain) = (Vec::new(), Vec::new());
+    for _ in 0..context.repeats {
+        let commands: Vec<Vec<u8>> =
+            (0..count).map(|number| signer.command(number)).collect::<Result<_>>()?;
+        let judged = p99_us(&mut client, "cmd/lamp/set", &commands)?;
+        let unjudged = p99_us(&mut client, "load/plain", &commands)?;
+        added.push((judged - unjudged).max(0.0));
+        plain.push(unjudged);
+    }
+    Ok(Row::of("command_added_p99_us", "us", &added, "the guard without judging", &plain))
+}
+
+/// Signs commands as an operator does.
+struct Signer {
+    program: PathBuf,
+    key: PathBuf,
+}
+
+impl Signer {
+    fn run(&self, arguments: &[&str]) -> Result<()> {
+        let output = Command::new(&self.program).arg("commands").args(arguments).output();
+        let output = output.with_context(|| format!("cannot start {}", self.program.display()))?;
+        if !output.status.success() {
+            bail!("cannot sign: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+
+    fn command(&self, number: usize) -> Result<Vec<u8>> {
+        let file = self.key.with_extension("command");
+        let (key, params) = (self.key.with_extension("key"), format!("{{\"level\": {}}}", number % 50));
+        let (key, output) = (key.display().to_string(), file.display().to_string());
+        let what = ["sign", "set", "--device", "lamp", "--lifetime", "5m", "--params", &params];
+        self.run(&[&what[..], &["--key", &key, "--output", &output]].concat())?;
+        fs::read(&file).with_context(|| format!("cannot read {output}"))
+    }
+}
+
+fn p99_us(client: &mut Client, topic: &str, payloads: &[Vec<u8>]) -> Result<f64> {
+    let mut times = Vec::with_capacity(payloads.len());
+    for payload in payloads {
+        let began = Instant::now();
+        client.publish(topic, payload)?;
+        times.push(began.elapsed().as_secs_f64() * 1e6);
+    }
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() * 99 / 100).copied().context("no commands")
+}
+
 fn connect(broker: SocketAddr, clients: usize) -> Result<Vec<TcpStream>> {
     (0..clients)
         .map(|number| {
@@ -116,7 +188,7 @@ fn keys() -> Vec<(&'static str, String)> {
         ("messages.anonymous", "true".to_owned()),
         (
             "messages.rules",
-            "[{ who = \"*\", publish = [\"load/+\", \"d/%c/#\"], subscribe = [\"load/#\", \"d/%c/#\"] }]"
+            "[{ who = \"*\", publish = [\"load/+\", \"cmd/#\", \"d/%c/#\"], subscribe = [\"load/#\", \"d/%c/#\"] }]"
                 .to_owned(),
         ),
         ("message_limits.connections_per_source", "2000".to_owned()),

@@ -11,24 +11,24 @@ use std::{
     },
 };
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use super::{
     Incoming, Notice, Route, Settings, Verdict,
-    body::{self, Body, Value},
+    body::Body,
     device::Devices,
-    envelope::{self, MAX_BYTES},
     habit::{Fact, Habit, Opinion},
     held::{Held, Shelf},
     id_text,
-    replay::{self, Seen, Stale, Window},
+    reading::{Denied, Read, Reader, denied},
+    replay::{Seen, Window},
     rules::{self, Asked},
 };
 use crate::{
     learn::Technique,
     messages::reason::Reason,
-    policy::{KeyId, TrustAnchors, sealed::FIRST_BYTE},
+    policy::{KeyId, TrustAnchors},
 };
 
 /// Notices of refusals in one second; more are only counted.
@@ -68,20 +68,13 @@ pub struct Tick {
     pub due: Vec<(String, Vec<Fact>)>,
 }
 
-/// Judges commands.
-#[derive(Debug)]
+/// Judges commands; none before it is told which topics have them.
+#[derive(Debug, Default)]
 pub struct Desk {
     is_on: AtomicBool,
-    zone: TimeZone,
     state: Mutex<State>,
     /// Something was released.
     pub(crate) released: Notify,
-}
-
-impl Default for Desk {
-    fn default() -> Self {
-        Self::new(TimeZone::UTC)
-    }
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +82,8 @@ struct State {
     settings: Arc<Settings>,
     anchors: Option<TrustAnchors>,
     window: Window,
+    /// Until when what is seen will be known of after any end; none when nobody keeps records.
+    recorded_until: Option<Timestamp>,
     devices: Devices,
     shelf: Shelf,
     outgoing: VecDeque<(u64, Held)>,
@@ -97,31 +92,7 @@ struct State {
     noticed: (i64, u32),
 }
 
-/// A command that does not pass.
-struct Denied {
-    reason: Reason,
-    why: String,
-}
-
-fn denied<T>(reason: Reason, why: impl Into<String>) -> Result<T, Denied> {
-    Err(Denied { reason, why: why.into() })
-}
-
-/// A command that signature and form let through.
-struct Read {
-    body: Body,
-    signed: Option<(String, KeyId)>,
-    seen: Option<Seen>,
-    expires: Option<Timestamp>,
-}
-
 impl Desk {
-    /// A desk that judges nothing before it is told what; hours are of `zone`.
-    pub fn new(zone: TimeZone) -> Self {
-        let state = Mutex::new(State::default());
-        Self { is_on: AtomicBool::new(false), zone, state, released: Notify::new() }
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         // Whoever panicked while holding it has not left half a change that matters.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -159,8 +130,7 @@ impl Desk {
         let mut state = self.state();
         let settings = Arc::clone(&state.settings);
         let route = settings.route(incoming.topic)?;
-        let local = self.zone.to_datetime(now);
-        let minute = local.hour() as u16 * 60 + local.minute() as u16;
+        let minute = (now.as_second().rem_euclid(86_400) / 60) as u16;
         Some(match state.judge(&settings, incoming, route, now, minute) {
             Ok((verdict, notice)) => (verdict, notice.map(Box::new)),
             Err(Denied { reason, why }) => {
@@ -209,6 +179,12 @@ impl Desk {
         state.tally.expired += expired.len() as u64;
         let due = state.devices.take_due(settings.learn_after, LEARNED);
         Tick { expired, seen: state.window.unwritten().to_vec(), due }
+    }
+
+    /// It is on record that commands may be taken until then. Later ones are not, until this is said anew: after an end that
+    /// nobody could prepare for, they could pass again.
+    pub fn record_until(&self, then: Timestamp) {
+        self.state().recorded_until = Some(then);
     }
 
     /// The first `count` of the commands that [`Self::tick`] gave are written down.
@@ -305,7 +281,13 @@ impl State {
         if incoming.retain {
             return denied(Reason::CommandRetained, "the broker would give it to the device again and again");
         }
-        let read = self.read(settings, incoming.payload, route, now)?;
+        let reader = Reader {
+            settings,
+            anchors: self.anchors.as_ref(),
+            window: &self.window,
+            recorded_until: self.recorded_until,
+        };
+        let read = reader.read(incoming.payload, route, now)?;
         let Some(device) = self.devices.get(route.device, settings.devices, now) else {
             return denied(Reason::CommandRoom, "more devices are given commands than commands.devices");
         };
@@ -342,97 +324,6 @@ impl State {
             told.why += "; there is no room to hold it";
         }
         Ok((Verdict::Refuse(Reason::CommandUnusual), Some(told)))
-    }
-
-    /// Signature, device, time and replay of a sealed command, and what any command says.
-    fn read(
-        &self,
-        settings: &Settings,
-        payload: &[u8],
-        route: Route<'_>,
-        now: Timestamp,
-    ) -> Result<Read, Denied> {
-        if payload.first() == Some(&FIRST_BYTE) {
-            return self.read_signed(settings, payload, route, now);
-        }
-        if !settings.allow_unsigned {
-            return denied(Reason::CommandUnsigned, "it is not signed");
-        }
-        if payload.len() > MAX_BYTES {
-            return denied(
-                Reason::CommandFormat,
-                format!("{} bytes are more than {MAX_BYTES}", payload.len()),
-            );
-        }
-        let body = match body::read(payload) {
-            Some(value) => Body::of_plain(&value, &settings.verb_keys, route.verb),
-            None if settings.allow_unknown => {
-                let value = match std::str::from_utf8(payload) {
-                    Ok(text) => Value::Text(text.to_owned()),
-                    Err(_) => Value::Bytes(payload.to_vec()),
-                };
-                Body::new(route.verb.to_owned(), &value)
-            }
-            None => None,
-        };
-        match body {
-            Some(body) => Ok(Read { body, signed: None, seen: None, expires: None }),
-            None => denied(Reason::CommandFormat, "it is neither sound JSON nor CBOR"),
-        }
-    }
-
-    fn read_signed(
-        &self,
-        settings: &Settings,
-        payload: &[u8],
-        route: Route<'_>,
-        now: Timestamp,
-    ) -> Result<Read, Denied> {
-        let Some(anchors) = &self.anchors else {
-            return denied(Reason::CommandKey, "commands.keys names no trusted key");
-        };
-        let (command, key) = envelope::open(payload, anchors)
-            .map_err(|error| Denied { reason: error.reason(), why: error.to_string() })?;
-        if command.device != route.device {
-            let why = format!("it is for {:?} and came on a topic of {:?}", command.device, route.device);
-            return denied(Reason::CommandDevice, why);
-        }
-        if now.saturating_add(settings.skew).is_ok_and(|latest| command.issued > latest) {
-            return denied(
-                Reason::CommandEarly,
-                format!("it was issued at {}, and it is {now}", command.issued),
-            );
-        }
-        if command.expires <= now {
-            return denied(
-                Reason::CommandExpired,
-                format!("it was valid until {}, and it is {now}", command.expires),
-            );
-        }
-        if command.expires.duration_since(command.issued) > settings.life {
-            return denied(Reason::CommandLifetime, "it is valid for longer than commands.max_lifetime");
-        }
-        let seen = Seen { key, nonce: replay::digest(&command.nonce), issued: command.issued };
-        match self.window.check(&seen) {
-            Ok(()) => {}
-            Err(Stale::Seen) => return denied(Reason::CommandReplayed, "it was seen before"),
-            Err(Stale::Before(then)) => {
-                let why = format!("it was issued before {then}, and may have been seen; sign it anew");
-                return denied(Reason::CommandReplayed, why);
-            }
-            Err(Stale::NoRoom) => {
-                return denied(Reason::CommandRoom, "too many commands wait to be written down");
-            }
-        }
-        match Body::new(command.verb, &command.params) {
-            Some(body) => Ok(Read {
-                body,
-                signed: Some((command.id, key)),
-                seen: Some(seen),
-                expires: Some(command.expires),
-            }),
-            None => denied(Reason::CommandFormat, "its parameters are too many or come twice"),
-        }
     }
 
     fn note(&mut self, seen: Option<Seen>, settings: &Settings, now: Timestamp) {

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     messages::{
         codec::Version,
-        commands::{Allowed, Command, Limit, Rule, seal},
+        commands::{Allowed, Command, Limit, MAX_BYTES, Rule, seal},
     },
     policy::SigningKey,
 };
@@ -225,6 +225,16 @@ fn after_an_unclean_end_what_may_have_been_seen_is_refused() {
     world.desk.restore(Window::default(), Some(at(40)), Vec::new());
     world.refuses(&before, 41, Reason::CommandReplayed, "sign it anew");
     world.passes(&after, 41);
+}
+
+#[test]
+fn what_could_not_be_known_of_after_a_restart_is_refused() {
+    let mut world = World::new();
+    let sealed = world.signed(0);
+    world.desk.record_until(at(10));
+    world.refuses(&sealed, 11, Reason::CommandRoom, "");
+    world.desk.record_until(at(40));
+    world.passes(&sealed, 11);
 }
 
 #[test]

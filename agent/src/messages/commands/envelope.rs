@@ -1,7 +1,7 @@
 //! A command in its envelope: COSE_Sign1 with Ed25519 around a map in deterministic CBOR (RFC 8949, 4.2.1) or in JSON.
 //!
 //! The signature is verified before anything in it is believed. Whether the command is for this device and this time, and not seen
-//! before, is `desk`'s to say.
+//! before, is `reading`'s to say.
 
 use coset::cbor;
 use jiff::Timestamp;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -21,6 +21,8 @@ const TREES: usize = 40;
 const FURTHEST: f64 = 100.0;
 /// Commands before one that are counted.
 const MOST_IN_MINUTE: usize = 64;
+/// How long a history must be before hours mean something.
+const DAYS: SignedDuration = SignedDuration::from_hours(72);
 /// What is told of an unusual command at most.
 const NOTES: usize = 3;
 
@@ -38,6 +40,8 @@ const FEATURES: [&str; 10] = [
     "commands in a minute",
 ];
 const WIDTH: usize = FEATURES.len();
+/// Those of them that are rarities.
+const RARITIES: [usize; 5] = [0, 1, 2, 4, 6];
 
 /// A command as it is remembered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,6 +93,10 @@ fn digest(text: &str) -> u64 {
     Sha256::digest(text).iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
+fn bits(count: f64, all: f64) -> f64 {
+    -(count.max(0.5) / all.max(1.0)).min(1.0).log2()
+}
+
 /// How often things were seen.
 #[derive(Clone, Debug, Default)]
 struct Tally<K> {
@@ -102,10 +110,10 @@ impl<K: std::hash::Hash + Eq> Tally<K> {
         self.all += 1;
     }
 
-    /// Bits of surprise.
-    fn rarity(&self, key: &K) -> f64 {
-        let count = self.seen.get(key).copied().unwrap_or(0);
-        -((f64::from(count) + 0.5) / (f64::from(self.all) + 1.0)).log2()
+    /// Bits of surprise, with `new` more of it: one that was counted and one that was not are measured alike.
+    fn rarity(&self, key: &K, new: u32) -> f64 {
+        let count = self.seen.get(key).copied().unwrap_or(0) + new;
+        bits(f64::from(count), f64::from(self.all))
     }
 
     /// Chance of something never seen, when this is: those seen once, among all.
@@ -158,6 +166,8 @@ struct Tables {
     pairs: Tally<(u64, u64)>,
     senders: Tally<u64>,
     hours: [u32; 24],
+    /// The first and the last time.
+    span: Option<(Timestamp, Timestamp)>,
     /// Parameters of each verb.
     names: HashMap<u64, Tally<u64>>,
     /// Values of each verb's parameters.
@@ -171,6 +181,8 @@ impl Tables {
         self.pairs.add((previous.map_or(0, |previous| previous.verb), fact.verb));
         self.senders.add(fact.sender);
         self.hours[hour(fact.at)] += 1;
+        let (first, last) = self.span.unwrap_or((fact.at, fact.at));
+        self.span = Some((first.min(fact.at), last.max(fact.at)));
         for (name, kept) in &fact.params {
             self.names.entry(fact.verb).or_default().add(*name);
             match kept {
@@ -180,15 +192,19 @@ impl Tables {
         }
     }
 
-    /// Hours count with half of their neighbours.
-    fn hour_rarity(&self, at: Timestamp) -> f64 {
+    /// Hours count with half of their neighbours; none is rare before some days were seen.
+    fn hour_rarity(&self, at: Timestamp, new: u32) -> f64 {
+        if self.span.is_none_or(|(first, last)| last.duration_since(first) < DAYS) {
+            return 0.0;
+        }
         let hour = hour(at);
         let beside = self.hours[(hour + 23) % 24] + self.hours[(hour + 1) % 24];
-        let near = f64::from(self.hours[hour]) + f64::from(beside) / 2.0;
-        -((near + 0.5) / (2.0 * f64::from(self.verbs.all) + 1.0)).log2()
+        let near = f64::from(self.hours[hour] + new) + f64::from(beside) / 2.0;
+        bits(near, 2.0 * f64::from(self.verbs.all))
     }
 
-    fn features(&self, fact: &Fact, before: Before<'_>) -> [f64; WIDTH] {
+    /// The features of a command that is counted, or `new`.
+    fn features(&self, fact: &Fact, before: Before<'_>, new: u32) -> [f64; WIDTH] {
         let (mut number, mut word) = (0.0_f64, 0.0_f64);
         for (name, kept) in &fact.params {
             let key = (fact.verb, *name);
@@ -199,17 +215,17 @@ impl Tables {
                 }
                 Kept::Word(value) => {
                     let empty = Tally::default();
-                    word = word.max(self.words.get(&key).unwrap_or(&empty).rarity(value));
+                    word = word.max(self.words.get(&key).unwrap_or(&empty).rarity(value, new));
                 }
             }
         }
         let gap_ms = before.last.map_or(0, |last| fact.at.duration_since(last.at).as_millis().max(0));
         [
-            self.verbs.rarity(&fact.verb),
-            self.pairs.rarity(&(before.last.map_or(0, |last| last.verb), fact.verb)),
-            self.senders.rarity(&fact.sender),
+            self.verbs.rarity(&fact.verb, new),
+            self.pairs.rarity(&(before.last.map_or(0, |last| last.verb), fact.verb), new),
+            self.senders.rarity(&fact.sender, new),
             (1.0 + gap_ms as f64).log2(),
-            self.hour_rarity(fact.at),
+            self.hour_rarity(fact.at, new),
             number,
             word,
             fact.params.len() as f64,
@@ -257,6 +273,8 @@ pub struct Habit {
     forest: Ranked,
     /// Percentiles 1, 50 and 99 of every feature.
     ranges: [(f64, f64, f64); WIDTH],
+    /// The least value of every feature.
+    least: [f64; WIDTH],
 }
 
 /// What is thought of a command.
@@ -302,25 +320,25 @@ impl Habit {
         let rows: Vec<[f64; WIDTH]> = (0..history.len())
             .map(|place| {
                 let fact = &history[place];
-                tables.features(fact, Before::of(history[..place].iter(), fact.at))
+                tables.features(fact, Before::of(history[..place].iter(), fact.at), 0)
             })
             .collect();
-        let table = |rows: &[[f64; WIDTH]]| {
-            let mut table = Rows::new(WIDTH);
-            rows.iter().for_each(|row| table.push(row));
-            table
-        };
-        // Held out is the later third, so that ranks allow for what changes with time.
-        let (earlier, later) = rows.split_at(rows.len() - rows.len() / 3);
+        // Held out is every third, so that rows of every hour and day are on both sides.
+        let (mut kept, mut held) = (Rows::new(WIDTH), Rows::new(WIDTH));
+        for (place, row) in rows.iter().enumerate() {
+            if place % 3 == 2 { &mut held } else { &mut kept }.push(row);
+        }
         let growth = Growth { trees: TREES, seed: history.len() as u64, ..Growth::default() };
-        let forest = Ranked::fit(&table(earlier), &table(later), growth).ok()?;
+        let forest = Ranked::fit(&kept, &held, growth).ok()?;
         let ranges = std::array::from_fn(|column| {
             let mut values: Vec<f64> = rows.iter().map(|row| row[column]).collect();
             values.sort_by(f64::total_cmp);
             let at = |share: usize| values[(values.len() - 1) * share / 100];
             (at(1), at(50), at(99))
         });
-        Some(Self { tables, forest, ranges })
+        let least =
+            std::array::from_fn(|column| rows.iter().map(|row| row[column]).fold(f64::INFINITY, f64::min));
+        Some(Self { tables, forest, ranges, least })
     }
 
     /// What is thought of a command that comes after `history`.
@@ -330,7 +348,11 @@ impl Habit {
         history: impl DoubleEndedIterator<Item = &'a Fact>,
         rate: f64,
     ) -> Opinion {
-        let row = self.tables.features(fact, Before::of(history, fact.at));
+        let mut row = self.tables.features(fact, Before::of(history, fact.at), 1);
+        // What is more usual than ever is not unusual.
+        for column in RARITIES {
+            row[column] = row[column].max(self.least[column]);
+        }
         let rank = self.forest.rank(&row);
         let novelties = self.tables.novelties(fact, body, sender);
         let least = novelties.iter().map(|(chance, ..)| *chance).fold(1.0, f64::min);

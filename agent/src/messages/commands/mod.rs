@@ -10,6 +10,7 @@ mod device;
 mod envelope;
 mod habit;
 mod held;
+mod reading;
 mod replay;
 mod rules;
 

@@ -24,7 +24,7 @@ pub struct Rule {
     pub verbs: Vec<String>,
     /// Parameters that a command may have, with their limits; empty for any.
     pub params: BTreeMap<String, Limit>,
-    /// Times of day, such as `06:00-22:00`; empty for always.
+    /// Times of day in UTC, such as `06:00-22:00`; empty for always.
     pub hours: Vec<Hours>,
     /// Commands by this rule that one device may be given within a minute; none for any number.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,7 +139,7 @@ pub struct Asked<'a> {
     pub key: Option<KeyId>,
     /// What it says.
     pub body: &'a Body,
-    /// Minute of the gateway's day.
+    /// Minute of the day in UTC.
     pub minute: u16,
 }
 
