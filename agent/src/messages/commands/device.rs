@@ -49,7 +49,7 @@ impl Device {
 
     /// An operator says that a command is normal.
     pub(super) fn teach(&mut self, fact: Fact) {
-        self.learn(fact);
+        self.learn(fact.vouched());
         self.is_taught = self.habit.is_some();
     }
 

@@ -51,6 +51,9 @@ pub struct Fact {
     verb: u64,
     size: u32,
     params: Vec<(u64, Kept)>,
+    /// An operator said that it is normal.
+    #[serde(default)]
+    is_vouched: bool,
 }
 
 /// A parameter as it is remembered.
@@ -79,7 +82,18 @@ impl Fact {
                 .take(PARAMETERS)
                 .map(|(name, term)| (digest(name), keep(term)))
                 .collect(),
+            is_vouched: false,
         }
+    }
+
+    /// The same, said by an operator to be normal.
+    pub(super) fn vouched(self) -> Self {
+        Self { is_vouched: true, ..self }
+    }
+
+    /// Whether an operator said of this that the other is normal: the same sender, verb and parameters.
+    pub(super) fn vouches_for(&self, other: &Self) -> bool {
+        self.is_vouched && (self.sender, self.verb, &self.params) == (other.sender, other.verb, &other.params)
     }
 
     /// When it was given.
