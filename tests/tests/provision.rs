@@ -49,7 +49,7 @@ fn broker(netns: &Netns, place: &Path) -> Process {
     let shown = place.display();
     let text = format!(
         "per_listener_settings true\nuser root\nlistener 8883 127.0.0.1\ncafile {shown}/ca.pem\ncertfile {shown}/broker.crt\n\
-         keyfile {shown}/broker.key\nrequire_certificate true\nlistener 1883 127.0.0.1\nallow_anonymous true\n"
+         keyfile {shown}/broker.key\nrequire_certificate true\nuse_identity_as_username true\nlistener 1883 127.0.0.1\nallow_anonymous true\n"
     );
     fs::write(place.join("mosquitto.conf"), text).unwrap();
     let mut command = netns.command("mosquitto");

@@ -61,7 +61,9 @@ impl Ranked {
             .collect();
         let whole: f64 = gains.iter().sum();
         if whole > 0.0 {
-            gains.iter_mut().for_each(|gain| *gain /= whole);
+            for gain in &mut gains {
+                *gain /= whole;
+            }
         }
         gains
     }

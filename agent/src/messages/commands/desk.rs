@@ -319,7 +319,8 @@ impl State {
                 self.note(seen, settings, now);
                 self.tally.held += 1;
                 (told.held, told.reason) = (Some(id), Reason::CommandHeld);
-                told.why += &format!("; it is held as {}", id_text(id));
+                told.why += "; it is held as ";
+                told.why += &id_text(id);
                 return Ok((Verdict::Hold(id), Some(told)));
             }
             told.why += "; there is no room to hold it";

@@ -62,7 +62,7 @@ impl Limit {
         let is_listed = self.values.is_empty()
             || self.values.iter().any(|allowed| match (allowed, term) {
                 (Allowed::Flag(flag), Term::Word(word)) => *word == flag.to_string(),
-                (Allowed::Number(allowed), Term::Number(number)) => allowed == number,
+                (Allowed::Number(allowed), Term::Number(number)) => allowed.total_cmp(number).is_eq(),
                 (Allowed::Word(allowed), Term::Word(word)) => allowed == word,
                 _ => false,
             });

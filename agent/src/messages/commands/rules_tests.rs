@@ -113,8 +113,8 @@ proptest! {
     ) {
         let literal = format!("{before}{after}");
         prop_assert!(fits(&literal, &literal));
-        let starred = format!("{}*{}", before, after);
-        let filled = format!("{}{}{}", before, text, after);
+        let starred = format!("{before}*{after}");
+        let filled = format!("{before}{text}{after}");
         prop_assert!(fits(&starred, &filled));
         // No pattern and no text make it panic.
         let _ = fits(&middle, &text);

@@ -4,6 +4,8 @@
 //! a whole learning period. One that only grows, as meters and clocks do, is judged by its increments. Whatever hardly changed
 //! is not judged: nothing is known of how it varies. Times are milliseconds of the wall clock.
 
+#![allow(clippy::float_cmp, reason = "a value repeats only when it is the very same")]
+
 use serde::{Deserialize, Serialize};
 
 use super::{Learning, Sign, range::Range, recent::Recent, spread::Spread, units};

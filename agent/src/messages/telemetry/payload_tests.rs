@@ -1,5 +1,7 @@
 //! What is read of payloads, and that no bytes make reading panic.
 
+#![allow(clippy::unwrap_used, reason = "a refused payload is the test's failure")]
+
 use proptest::prelude::*;
 
 use super::*;

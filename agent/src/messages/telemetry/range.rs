@@ -62,12 +62,15 @@ impl Range {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::float_cmp, reason = "a bound that was not moved is the very same")]
     use super::*;
 
     #[test]
     fn a_season_is_followed_and_an_attacker_is_not() {
         let mut range = Range::default();
-        [10.0, 20.0].into_iter().for_each(|value| range.learn(value));
+        for value in [10.0, 20.0] {
+            range.learn(value);
+        }
         range.follow(15.0, 0);
         for step in 0..1_000 {
             range.follow(1_000.0, DAY_MS + step);

@@ -1,5 +1,13 @@
 //! What the models make of simulated devices: nothing of weeks of ordinary ones, and each way of being odd within its time.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::float_cmp,
+    reason = "a failed step is the test's failure, and the figures are for whoever reads its output"
+)]
+
 use std::f64::consts::TAU;
 
 use proptest::prelude::*;

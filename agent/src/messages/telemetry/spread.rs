@@ -76,6 +76,7 @@ impl Spread {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::float_cmp, reason = "what is kept is the very value")]
     use super::*;
 
     fn learned(sizes: impl IntoIterator<Item = f64>) -> Spread {

@@ -96,7 +96,9 @@ mod tests {
         #[test]
         fn finite_rows_stay_finite(rows in prop::collection::vec(prop::array::uniform4(-1e30..1e30_f64), 1..40)) {
             let mut table = Rows::new(4);
-            rows.iter().for_each(|row| table.push(row));
+            for row in &rows {
+                table.push(row);
+            }
             let whitening = Whitening::fit(&table);
             for row in table.iter() {
                 prop_assert!(whitening.apply(row).iter().all(|rest| rest.is_finite()));
