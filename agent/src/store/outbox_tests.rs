@@ -240,10 +240,10 @@ fn a_full_disk_loses_nothing_it_took_and_goes_on_when_there_is_room() {
 fn on_a_small_disk(place: &Path) {
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-    mount(Some("tg-small"), place, Some("tmpfs"), MsFlags::empty(), Some("size=1m")).unwrap();
+    mount(Some("tg-small"), place, Some("tmpfs"), MsFlags::empty(), Some("size=2m")).unwrap();
     let ballast = place.join("ballast");
     // What was taken is in the log beside the database: room to bring it in is needed before anything else.
-    fs::write(&ballast, vec![0; 400_000]).unwrap();
+    fs::write(&ballast, vec![0; 800_000]).unwrap();
     let store = Store::open(&place.join("tidegate.db")).unwrap();
     let taken = fill(&store);
     assert!(taken > 20, "{taken}");

@@ -44,7 +44,7 @@ impl Client {
     }
 
     /// Sends readings; how many figures that were.
-    pub async fn put(&self, readings: &[&Reading]) -> Result<u64, AwsError> {
+    pub async fn send(&self, readings: &[&Reading]) -> Result<u64, AwsError> {
         let data: Vec<MetricDatum> = readings
             .iter()
             .flat_map(|reading| reading.figures.iter().map(|figure| self.datum(figure, reading.at)))

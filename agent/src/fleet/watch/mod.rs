@@ -60,7 +60,7 @@ pub async fn serve(client: Client, mut readings: mpsc::Receiver<Reading>, tally:
         }
         let count = backlog.len().min(READINGS_PER_REQUEST);
         let request: Vec<&Reading> = backlog.range(..count).collect();
-        match client.put(&request).await {
+        match client.send(&request).await {
             Ok(figures) => {
                 backlog.drain(..count);
                 backoff.reset();
