@@ -128,11 +128,11 @@ fn a_spike_becomes_an_incident_of_the_device_that_sent_it() {
     client.publish("d/camera/t", b"{\"t\":900.5,\"h\":50.0}").unwrap();
     let incident = wait_for(PATIENCE, || {
         let incidents = net.tidegate(&["incidents", "list"])["incidents"].clone();
-        incidents.as_array()?.iter().find(|incident| incident["technique"] == "T0856").cloned()
+        incidents.as_array()?.iter().find(|incident| incident["technique"]["id"] == "T0856").cloned()
     });
     let incident = incident.expect("an incident");
     assert_eq!(incident["subject"], camera.mac, "{incident}");
-    assert!(incident["explanation"].as_str().unwrap().contains("900.5"), "{incident}");
+    assert!(incident["summary"].as_str().unwrap().contains("900.5"), "{incident}");
     let telemetry = net.tidegate(&["status"])["messages"]["telemetry"].clone();
     assert_eq!(
         (telemetry["odd"]["spike"].as_u64(), telemetry["judged_topics"].as_u64()),
