@@ -169,7 +169,11 @@ fn an_operator_releases_what_the_gateway_held() {
     let id = held["id"].as_str().unwrap().to_owned();
     let incidents = || {
         let list = net.tidegate(&["incidents", "list"]);
-        list["incidents"].as_array()?.iter().any(|incident| incident["technique"]["id"] == "T0855").then_some(())
+        list["incidents"]
+            .as_array()?
+            .iter()
+            .any(|incident| incident["technique"]["id"] == "T0855")
+            .then_some(())
     };
     assert!(wait_for(PATIENCE, incidents).is_some(), "{}", net.tidegate(&["incidents", "list"]));
     assert_eq!(net.tidegate(&["commands", "show", &id])["id"], id.as_str());
