@@ -6,10 +6,8 @@ use anyhow::{Result, bail};
 
 use crate::{bench, cloud, lab, lint, shell, test};
 
-/// A cold machine with two cores is to be through by then …
-const AIM: Duration = Duration::from_hours(1);
-/// … and must be by then.
-const BOUND: Duration = Duration::from_mins(80);
+/// A cold machine with two cores must be through by then.
+const BOUND: Duration = Duration::from_hours(1);
 
 /// Runs every stage, also after one failed, and says how long each took.
 pub(crate) fn run() -> Result<()> {
@@ -38,9 +36,6 @@ pub(crate) fn run() -> Result<()> {
     println!("total  {:>7.1} s", total.as_secs_f64());
     if report.iter().any(|(_, _, ok)| !ok) {
         bail!("at least one stage failed");
-    }
-    if total > AIM {
-        println!("that is more than the {} minutes aimed for", AIM.as_secs() / 60);
     }
     if total > BOUND {
         bail!("everything passed, but in more than {} minutes", BOUND.as_secs() / 60);
