@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::{netns::Netns, process::Process, wait_for};
 
@@ -147,12 +148,33 @@ impl Emulator {
     fn identity(&self, netns: &Netns, parameters: &[(&str, &str)]) -> Result<()> {
         let encoded = parameters.iter().map(|(name, value)| format!("{name}={}", percent(value)));
         let body = encoded.chain(["Version=2010-05-08".to_owned()]).collect::<Vec<_>>().join("&");
-        let head = format!(
-            "POST / HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\
-             Authorization: AWS4-HMAC-SHA256 Credential={ACCOUNT}/20260101/{REGION}/iam/aws4_request, SignedHeaders=host, Signature=0",
-            body.len()
-        );
-        self.exchange(netns, &head, &body).map(drop)
+        let kind = "Content-Type: application/x-www-form-urlencoded";
+        self.exchange(netns, &signed("POST / HTTP/1.1", "iam", kind, body.len()), &body).map(drop)
+    }
+
+    /// Asks `service` as an SDK does, for those who must not need one: `line` is the request's method and path, `operation` the name
+    /// that services with one path tell their calls by, else empty.
+    pub fn ask(
+        &self,
+        netns: &Netns,
+        service: &str,
+        line: &str,
+        operation: &str,
+        body: &Value,
+    ) -> Result<Value> {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let mut kind = "Content-Type: application/x-amz-json-1.0".to_owned();
+        if !operation.is_empty() {
+            let _ = write!(kind, "\r\nX-Amz-Target: {operation}");
+        }
+        let head = signed(&format!("{line} HTTP/1.1"), service, &kind, body.len());
+        let answer = self.exchange(netns, &head, &body)?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("the emulator's answer has no body")?;
+        if body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(body)
+            .with_context(|| format!("{line}: the emulator's answer is no JSON: {body}"))
     }
 
     fn get(&self, netns: &Netns, path: &str) -> Result<String> {
@@ -160,19 +182,31 @@ impl Emulator {
     }
 
     fn exchange(&self, netns: &Netns, head: &str, body: &str) -> Result<String> {
-        let address = SocketAddr::new(self.address, HTTP_PORT);
-        netns.enter(|| {
-            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            write!(stream, "{head}\r\nHost: {address}\r\nConnection: close\r\n\r\n{body}")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            if !answer.starts_with("HTTP/1.1 200") {
-                bail!("{}: {answer}", head.lines().next().unwrap_or_default());
-            }
-            Ok(answer)
-        })
+        exchange(netns, SocketAddr::new(self.address, HTTP_PORT), head, body)
     }
+}
+
+/// Sends a request to `address` from inside `netns`; the whole answer, if it is a success.
+pub(crate) fn exchange(netns: &Netns, address: SocketAddr, head: &str, body: &str) -> Result<String> {
+    netns.enter(|| {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(stream, "{head}\r\nHost: {address}\r\nConnection: close\r\n\r\n{body}")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        if !answer.starts_with("HTTP/1.1 20") {
+            bail!("{}: {answer}", head.lines().next().unwrap_or_default());
+        }
+        Ok(answer)
+    })
+}
+
+/// Head of a request to `service`. The emulator reads the service from the signature and does not check it.
+fn signed(line: &str, service: &str, kind: &str, length: usize) -> String {
+    format!(
+        "{line}\r\n{kind}\r\nContent-Length: {length}\r\n\
+         Authorization: AWS4-HMAC-SHA256 Credential={ACCOUNT}/20260101/{REGION}/{service}/aws4_request, SignedHeaders=host, Signature=0"
+    )
 }
 
 /// `text` as a value of a form.

@@ -1,7 +1,12 @@
 //! Ctrl-C and SIGTERM as a question that long work asks, so that namespaces and programs are removed on the way out.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
+use anyhow::{Result, bail};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
@@ -23,4 +28,22 @@ pub fn watch() {
 /// Whether the user wants to stop.
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
+}
+
+/// An error if the user wants to stop.
+pub fn check() -> Result<()> {
+    if requested() {
+        bail!("interrupted");
+    }
+    Ok(())
+}
+
+/// Waits for `length`, unless the user wants to stop.
+pub fn pause(length: Duration) -> Result<()> {
+    let deadline = Instant::now() + length;
+    while Instant::now() < deadline {
+        check()?;
+        thread::sleep((deadline - Instant::now()).min(Duration::from_millis(100)));
+    }
+    Ok(())
 }

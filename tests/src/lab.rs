@@ -20,13 +20,15 @@ use crate::{
     agent::{Agent, Settings, tail},
     attack::{ATTACKS, Aimed, Attack},
     device::{Devices, Reading},
-    interrupt, netns,
-    process::Process,
-    report::{Outcome, Quiet, Report},
+    interrupt, messages, netns,
+    process::{Process, resident_mib},
+    report::{Outcome, Quiet, Report, Step},
     service::Services,
     sniffer::now_ns,
     topology::Topology,
 };
+
+pub use crate::messages::NAME as MESSAGES;
 
 /// Packets on the wire and in queues at the moment of a block are not leaks.
 const GRACE: Duration = Duration::from_millis(50);
@@ -42,6 +44,8 @@ const POLL: Duration = Duration::from_millis(40);
 pub struct Options {
     /// Tidegate's program.
     pub binary: PathBuf,
+    /// The emulator of AWS, for the scenario of messages.
+    pub emulator: Option<PathBuf>,
     /// Names of scenarios; empty for all.
     pub scenarios: Vec<String>,
     /// How long devices behave before the first attack.
@@ -65,6 +69,12 @@ pub enum Progress<'a> {
     Detected(f64, &'a str),
     /// The culprit was shut out, so many seconds after the first packet.
     Blocked(f64, &'a str),
+    /// A message was refused, so many seconds after it was sent, and what its sender was told.
+    Refused(f64, &'a str),
+    /// A scenario of several steps begins: its name, and what happens.
+    Scene(&'a str, &'a str),
+    /// One of its steps is over.
+    Step(&'a Step),
     /// The scenario is over.
     Over(&'a Outcome),
     /// What devices were served since the last time.
@@ -78,9 +88,28 @@ pub fn run(options: &Options, view: &mut dyn FnMut(Progress<'_>)) -> Result<Repo
     if !crate::is_root() {
         bail!("the lab needs root, for network namespaces and kernel programs");
     }
-    let attacks = choose(&options.scenarios)?;
+    let (attacks, with_messages) = choose(&options.scenarios)?;
     interrupt::watch();
     netns::sweep();
+    if !with_messages {
+        return attacked(&attacks, options, view);
+    }
+    if attacks.is_empty() && options.quiet.is_zero() {
+        return messages::play(options, view);
+    }
+    let mut report = attacked(&attacks, options, view)?;
+    let played = messages::play(options, view)?;
+    report.scenarios.extend(played.scenarios);
+    report.messages = played.messages;
+    Ok(report)
+}
+
+/// Plays `attacks`, and the quiet run after them.
+fn attacked(
+    attacks: &[&'static Attack],
+    options: &Options,
+    view: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report> {
     view(Progress::Preparing("wiring an internet, a gateway and six devices in network namespaces"));
     let topology = Topology::create()?;
     view(Progress::Preparing("starting DNS, DHCP, NTP, web and MQTT servers"));
@@ -90,34 +119,35 @@ pub fn run(options: &Options, view: &mut dyn FnMut(Progress<'_>)) -> Result<Repo
     view(Progress::Preparing("starting tidegate in the gateway"));
     let agent = Agent::start(&topology, &Settings::new(options.binary.clone()))?;
     view(Progress::Ready(agent.ready_after));
-    let mut lab = Lab { topology: &topology, devices: &devices, agent, view };
-    let played = lab.play(&attacks, options);
+    let mut lab = Lab { topology: &topology, devices: &devices, agent: &agent, view };
+    let played = lab.play(attacks, options);
     if played.is_err() {
-        let log = tail(&lab.agent.said(), 30);
+        let log = tail(&agent.said(), 30);
         (lab.view)(Progress::Note(&format!("tidegate's log ends with:\n{log}")));
     }
     played
 }
 
-fn choose(names: &[String]) -> Result<Vec<&'static Attack>> {
+/// The attacks of these names, and whether the scenario of messages is among them.
+fn choose(names: &[String]) -> Result<(Vec<&'static Attack>, bool)> {
     if names.is_empty() {
-        return Ok(ATTACKS.iter().collect());
+        return Ok((ATTACKS.iter().collect(), true));
     }
     let all = || ATTACKS.iter().map(|attack| attack.name).collect::<Vec<_>>().join(", ");
-    names
-        .iter()
-        .map(|name| {
-            Attack::by_name(name)
-                .with_context(|| format!("there is no scenario `{name}`; there are: {}", all()))
-        })
-        .collect()
+    let others = names.iter().filter(|name| *name != MESSAGES);
+    let attacks = others.map(|name| {
+        Attack::by_name(name)
+            .with_context(|| format!("there is no scenario `{name}`; there are: {}, {}", all(), MESSAGES))
+    });
+    Ok((attacks.collect::<Result<_>>()?, names.iter().any(|name| name == MESSAGES)))
 }
 
-struct Lab<'a> {
-    topology: &'a Topology,
-    devices: &'a Devices,
-    agent: Agent,
-    view: &'a mut dyn FnMut(Progress<'_>),
+/// A running lab, in which attacks are played.
+pub(crate) struct Lab<'a> {
+    pub(crate) topology: &'a Topology,
+    pub(crate) devices: &'a Devices,
+    pub(crate) agent: &'a Agent,
+    pub(crate) view: &'a mut dyn FnMut(Progress<'_>),
 }
 
 /// Evidence counts of incidents by id.
@@ -137,10 +167,10 @@ impl Lab<'_> {
         let quiet = if options.quiet.is_zero() { None } else { Some(self.quiet(options.quiet)?) };
         let resident_mib = resident_mib(self.agent.pid()).unwrap_or(0.0);
         let ready_s = self.agent.ready_after.as_secs_f64();
-        Ok(Report { schema: 1, scenarios, quiet, ready_s, resident_mib })
+        Ok(Report { schema: 1, scenarios, quiet, messages: None, ready_s, resident_mib })
     }
 
-    fn attack(&mut self, attack: &'static Attack, number: u8) -> Result<Outcome> {
+    pub(crate) fn attack(&mut self, attack: &'static Attack, number: u8) -> Result<Outcome> {
         let aimed = attack.aim(self.topology, number)?;
         let known = self.incidents()?;
         (self.view)(Progress::Attack(attack));
@@ -155,7 +185,7 @@ impl Lab<'_> {
         let (mut detected_ns, mut blocked_ns) = (None, None);
         let deadline = Instant::now() + PATIENCE;
         while (detected_ns.is_none() || blocked_ns.is_none()) && Instant::now() < deadline {
-            stop_if_asked()?;
+            interrupt::check()?;
             if detected_ns.is_none()
                 && let Some(summary) = self.new_incident(&aimed, &known)?
             {
@@ -175,7 +205,7 @@ impl Lab<'_> {
             }
             thread::sleep(POLL);
         }
-        pause(if blocked_ns.is_some() { AFTERMATH } else { Duration::ZERO })?;
+        interrupt::pause(if blocked_ns.is_some() { AFTERMATH } else { Duration::ZERO })?;
         let leaked = blocked_ns.map_or(0, |at_ns| victim.after(at_ns + GRACE.as_nanos() as u64) as u64);
         let served = self.served_since(&before, aimed.attacker_device());
         (self.view)(Progress::Served(&served));
@@ -205,7 +235,7 @@ impl Lab<'_> {
         let mut false_blocks = 0;
         while Instant::now() < deadline {
             (self.view)(Progress::Behaving(deadline - Instant::now()));
-            pause((deadline - Instant::now()).min(Duration::from_secs(5)))?;
+            interrupt::pause((deadline - Instant::now()).min(Duration::from_secs(5)))?;
             false_blocks += self.false_blocks(&[])?;
             if false_blocks > 0 {
                 self.flush()?;
@@ -233,7 +263,7 @@ impl Lab<'_> {
         let mut freed = 0;
         while Instant::now() < deadline {
             (self.view)(Progress::Behaving(deadline - Instant::now()));
-            pause((deadline - Instant::now()).min(Duration::from_secs(1)))?;
+            interrupt::pause((deadline - Instant::now()).min(Duration::from_secs(1)))?;
             if self.false_blocks(&culprits)? > 0 {
                 bail!("devices that behave were shut out");
             }
@@ -345,7 +375,7 @@ impl Lab<'_> {
             let now = self.served_since(&before, None);
             now.iter().all(|(_, reading)| reading.failed == 0 && reading.served > 0).then_some(())
         });
-        stop_if_asked()?;
+        interrupt::check()?;
         if healed.is_none() {
             (self.view)(Progress::Note("devices are still not well 15 s after everyone was freed"));
         }
@@ -357,22 +387,6 @@ impl Lab<'_> {
     }
 }
 
-fn pause(length: Duration) -> Result<()> {
-    let deadline = Instant::now() + length;
-    while Instant::now() < deadline {
-        stop_if_asked()?;
-        thread::sleep((deadline - Instant::now()).min(Duration::from_millis(100)));
-    }
-    Ok(())
-}
-
-fn stop_if_asked() -> Result<()> {
-    if interrupt::requested() {
-        bail!("interrupted");
-    }
-    Ok(())
-}
-
 fn text(value: &Value, field: &str) -> Option<String> {
     value[field].as_str().map(str::to_owned)
 }
@@ -380,11 +394,4 @@ fn text(value: &Value, field: &str) -> Option<String> {
 fn created_ns(block: &Value) -> Option<u64> {
     let created: Timestamp = block["created"].as_str()?.parse().ok()?;
     u64::try_from(created.as_nanosecond()).ok()
-}
-
-fn resident_mib(pid: u32) -> Option<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / 1_024.0)
 }

@@ -2,8 +2,9 @@
 //!
 //! `topology` lays the wires, `service` and `device` put life on them, `attack` names what goes wrong, `sniffer` is the
 //! independent witness, `agent` starts and questions Tidegate through its command line like any operator, and `lab` plays
-//! the scenarios and measures. `load` measures brokers, `emulator` is AWS in a namespace. Nothing here calls into the agent's code, and nothing touches an interface of the machine:
-//! every namespace is called `tg-<pid>-…` and goes away with its owner, or at the next start when the owner was killed.
+//! the attacks and measures; `messages` is the scenario of commands, telemetry, policies and the cloud. `load` measures brokers,
+//! `emulator` is AWS in a namespace, `web` a server with TLS. Nothing here calls into the agent's code, and nothing touches an
+//! interface of the machine: every namespace is called `tg-<pid>-…` and goes away with its owner, or at the next start when the owner was killed.
 
 pub mod agent;
 pub mod attack;
@@ -12,6 +13,7 @@ pub mod emulator;
 pub mod interrupt;
 pub mod lab;
 pub mod load;
+mod messages;
 pub mod mqtt;
 pub mod netns;
 pub mod process;
@@ -19,6 +21,7 @@ pub mod report;
 pub mod service;
 pub mod sniffer;
 pub mod topology;
+pub mod web;
 
 use std::{
     fs::File,

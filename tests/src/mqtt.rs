@@ -158,6 +158,11 @@ impl Client {
         }
     }
 
+    /// A handle of the connection, by which someone else may end it.
+    pub fn handle(&self) -> Result<TcpStream> {
+        self.stream.try_clone().context("cannot share the connection")
+    }
+
     /// The stream itself.
     pub fn into_stream(self) -> TcpStream {
         self.stream

@@ -89,6 +89,14 @@ impl Process {
     }
 }
 
+/// Resident memory of a process, in MiB.
+pub fn resident_mib(pid: u32) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / 1_024.0)
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();

@@ -36,6 +36,43 @@ pub struct Quiet {
     pub service_kept: bool,
 }
 
+/// One thing that the scenario of messages shows.
+#[derive(Clone, Debug, Serialize)]
+pub struct Step {
+    /// Name.
+    pub step: &'static str,
+    /// Whether everything went as it should.
+    pub passed: bool,
+    /// How long the gateway took, from the cause to the effect that the note names, in seconds.
+    pub seconds: f64,
+    /// What was seen.
+    pub note: String,
+}
+
+/// What became of messages, and of reports about them.
+#[derive(Clone, Debug, Serialize)]
+pub struct Messages {
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+    /// Reports that the gateway wrote and the cloud got, each counted once.
+    pub delivered: u64,
+    /// Reports that it wrote and the cloud did not get.
+    pub lost: u64,
+    /// Reports that came after one that was written later.
+    pub reordered: u64,
+    /// Reports that came again, which is allowed.
+    pub repeated: u64,
+    /// Reports that waited in the gateway when the cloud came back.
+    pub waited: u64,
+}
+
+impl Messages {
+    fn is_good(&self) -> bool {
+        let arrived = self.delivered > 0 && self.lost == 0 && self.reordered == 0;
+        arrived && !self.steps.is_empty() && self.steps.iter().all(|step| step.passed)
+    }
+}
+
 /// The report.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -46,6 +83,9 @@ pub struct Report {
     /// The quiet run, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quiet: Option<Quiet>,
+    /// Details of the scenario of messages, if it was played.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Messages>,
     /// From start to Tidegate's first answer, in seconds.
     pub ready_s: f64,
     /// Tidegate's resident memory at the end, in MiB.
@@ -53,7 +93,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether every attack was detected, shut out without a leak, and nobody else was harmed.
+    /// Whether every attack was detected, shut out without a leak, nobody else was harmed, and every step passed.
     pub fn is_good(&self) -> bool {
         let good = |outcome: &Outcome| {
             outcome.detected
@@ -63,6 +103,34 @@ impl Report {
                 && outcome.service_kept
         };
         let quiet = self.quiet.as_ref().is_none_or(|quiet| quiet.false_blocks == 0 && quiet.service_kept);
-        self.scenarios.iter().all(good) && quiet
+        let messages = self.messages.as_ref().is_none_or(Messages::is_good);
+        self.scenarios.iter().all(good) && quiet && messages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn played(passed: bool, delivered: u64, lost: u64, reordered: u64) -> Report {
+        let step = Step { step: "step", passed, seconds: 0.1, note: String::new() };
+        let messages = Messages { steps: vec![step], delivered, lost, reordered, repeated: 1, waited: 1 };
+        Report {
+            schema: 1,
+            scenarios: Vec::new(),
+            quiet: None,
+            messages: Some(messages),
+            ready_s: 1.0,
+            resident_mib: 1.0,
+        }
+    }
+
+    #[test]
+    fn a_step_that_failed_and_a_report_that_was_lost_are_not_good() {
+        assert!(played(true, 5, 0, 0).is_good());
+        assert!(!played(false, 5, 0, 0).is_good());
+        assert!(!played(true, 5, 1, 0).is_good());
+        assert!(!played(true, 5, 0, 1).is_good());
+        assert!(!played(true, 0, 0, 0).is_good(), "nothing was reported at all");
     }
 }

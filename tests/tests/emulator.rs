@@ -10,7 +10,7 @@ mod common;
 
 use std::{fs, net::Ipv4Addr, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
-use cloud_side::{Aws, WebServer, authority, run};
+use cloud_side::Aws;
 use common::guarded;
 use serde_json::{Value, json};
 use tidegate_tests::{
@@ -19,6 +19,7 @@ use tidegate_tests::{
     netns::{self, Netns},
     topology::{ATTACKER, CLOUD},
     wait_for,
+    web::{WebServer, authority, run},
 };
 
 /// A link that failed a few times waits up to half a minute before the next try.
@@ -83,9 +84,10 @@ fn a_gateway_is_provisioned_once_with_few_rights_and_undone() {
         listed.certificates().iter().filter_map(|row| row.certificate_id.clone()).collect::<Vec<_>>()
     });
     assert_eq!(ids.len(), 1);
-    let hash = run(place, "openssl", &["x509", "-in", "cloud.crt", "-outform", "der", "-out", "der"]);
+    let hash =
+        run(place, "openssl", &["x509", "-in", "cloud.crt", "-outform", "der", "-out", "der"]).unwrap();
     assert_eq!(hash, "");
-    assert!(run(place, "sha256sum", &["der"]).starts_with(&ids[0]), "AWS knows it by its hash");
+    assert!(run(place, "sha256sum", &["der"]).unwrap().starts_with(&ids[0]), "AWS knows it by its hash");
     let document = aws.iot(async |iot| {
         let policy = iot.get_policy().policy_name("tidegate-gateway").send().await.unwrap();
         policy.policy_document.unwrap()
@@ -193,9 +195,9 @@ fn the_daemon_reports_through_a_rule_follows_the_shadow_and_outlives_a_cut() {
     assert_eq!(block["body"]["in_force"], true, "{block}");
 
     // A policy that the shadow names comes over https, takes effect, and is answered in the shadow.
-    authority(place, "web", &CLOUD.to_string());
+    authority(place, "web", &CLOUD.to_string()).unwrap();
     let binary = agent::built().unwrap().display().to_string();
-    run(place, &binary, &["policy", "keygen", "--output", "fleet"]);
+    run(place, &binary, &["policy", "keygen", "--output", "fleet"]).unwrap();
     fs::create_dir(place.join("policies")).unwrap();
     for version in [3, 5] {
         let document = format!(
@@ -204,12 +206,13 @@ fn the_daemon_reports_through_a_rule_follows_the_shadow_and_outlives_a_cut() {
         );
         fs::write(place.join("policy.toml"), document).unwrap();
         let sealed = format!("policies/{version}");
-        run(place, &binary, &["policy", "sign", "policy.toml", "--key", "fleet.key", "--output", &sealed]);
+        run(place, &binary, &["policy", "sign", "policy.toml", "--key", "fleet.key", "--output", &sealed])
+            .unwrap();
     }
-    let web = WebServer::start(internet, place, 8_443);
+    let web = WebServer::start(internet, place, 8_443).unwrap();
     let policy = |version: u64| {
         let file = if version == 5 { "policies/5" } else { "policies/3" };
-        let hash = run(place, "sha256sum", &[file]).split_whitespace().next().unwrap().to_owned();
+        let hash = run(place, "sha256sum", &[file]).unwrap().split_whitespace().next().unwrap().to_owned();
         json!({ "version": version, "sha256": hash, "url": format!("https://{CLOUD}:8443/policies/{version}") })
     };
     let desired = |version: u64| json!({ "state": { "desired": { "policy": policy(version) } } });

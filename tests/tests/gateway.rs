@@ -140,6 +140,7 @@ fn attacks_from_outside_and_inside_are_shut_out_and_every_service_is_kept() {
     let _alone = tidegate_tests::alone().unwrap();
     let options = Options {
         binary,
+        emulator: None,
         scenarios: ["vertical-scan", "arp-spoof", "arp-spoof-device"].map(str::to_owned).to_vec(),
         warm_up: Duration::from_secs(3),
         quiet: Duration::ZERO,

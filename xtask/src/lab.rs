@@ -24,12 +24,16 @@ const LEARNING: Duration = Duration::from_secs(75);
 /// Enough to see devices behave, for attacks that need no baseline.
 const GLIMPSE: Duration = Duration::from_secs(10);
 
+/// The scenario that needs a cloud; all others do without.
+const MESSAGES: &str = tidegate_tests::lab::MESSAGES;
+
 /// Arguments of `lab`.
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = "\
 Needs root. Everything happens in network namespaces called tg-…, which are removed at the end, after Ctrl-C, and, should
-the lab be killed, at its next start. Exit code 0 means: every attack detected and shut out, nothing leaked, nobody else
-harmed.")]
+the lab be killed, at its next start. The scenario `messages` plays commands, telemetry, policies and a cloud that goes away, with an
+emulator of AWS that is installed into target/ at first. Exit code 0 means: every attack detected and shut out, nothing leaked,
+nobody else harmed, and every step of `messages` passed.")]
 pub(crate) struct Arguments {
     /// Only this scenario; repeat for more
     #[arg(long, value_name = "NAME")]
@@ -44,7 +48,7 @@ pub(crate) struct Arguments {
 /// Runs the lab.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let needs_baseline = |name: &String| {
-        tidegate_tests::attack::Attack::by_name(name).is_none_or(|attack| attack.needs_baseline)
+        tidegate_tests::attack::Attack::by_name(name).is_some_and(|attack| attack.needs_baseline)
     };
     let all_by_rules = !arguments.scenario.is_empty() && !arguments.scenario.iter().any(needs_baseline);
     let report = play(
@@ -60,11 +64,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     judge(&report)
 }
 
-/// The lab of CI: three attacks of different kinds.
+/// The lab of CI: three attacks of different kinds, and the messages between devices, gateway and cloud.
 pub(crate) fn smoke() -> Result<()> {
-    let report =
-        play(&["vertical-scan", "brute-force", "mirai-telnet"].map(str::to_owned), GLIMPSE, Duration::ZERO)?;
-    judge(&report)
+    let scenarios = ["vertical-scan", "brute-force", "mirai-telnet", MESSAGES].map(str::to_owned);
+    judge(&play(&scenarios, GLIMPSE, Duration::ZERO)?)
 }
 
 /// The lab as the first thing a newcomer sees.
@@ -85,10 +88,12 @@ fn play(scenarios: &[String], warm_up: Duration, quiet: Duration) -> Result<Repo
     if !shell::is_root() {
         bail!("the lab needs root, for network namespaces and kernel programs: sudo -E cargo xtask lab");
     }
+    let needs_cloud = scenarios.is_empty() || scenarios.iter().any(|name| name == MESSAGES);
+    let emulator = if needs_cloud { Some(setup::emulator()?) } else { None };
     build::bpf(&toolchain)?;
     let binary = build::agent(true)?;
     shell::step("the lab");
-    let options = Options { binary, scenarios: scenarios.to_vec(), warm_up, quiet };
+    let options = Options { binary, emulator, scenarios: scenarios.to_vec(), warm_up, quiet };
     let mut view = View { live: std::io::stdout().is_terminal(), pending: false };
     let report = tidegate_tests::lab::run(&options, &mut |progress| view.show(&progress))?;
     println!();
@@ -125,9 +130,14 @@ impl View {
                 println!("  tidegate guards the gateway's ports, ready after {:.2} s", after.as_secs_f64());
             }
             Progress::Attack(attack) => println!("\n\x1b[1m{}\x1b[0m: {}", attack.name, attack.story),
+            Progress::Scene(name, story) => println!("\n\x1b[1m{name}\x1b[0m: {story}"),
+            Progress::Step(step) => println!("  {:<16} {}: {}", step.step, passed(step.passed), step.note),
             Progress::Detected(after, summary) => println!("  {after:>6.2} s  detected: {summary}"),
             Progress::Blocked(after, detail) => {
                 println!("  {after:>6.2} s  \x1b[31mblocked in the kernel\x1b[0m: {detail}");
+            }
+            Progress::Refused(after, answer) => {
+                println!("  {after:>6.2} s  \x1b[31mrefused\x1b[0m: {answer}");
             }
             Progress::Over(outcome) => println!("  {}", verdict(outcome)),
             Progress::Served(served) => println!("  served: {}", describe(served)),
@@ -158,6 +168,10 @@ fn verdict(outcome: &Outcome) -> String {
     }
 }
 
+const fn passed(passed: bool) -> &'static str {
+    if passed { "passed" } else { "\x1b[31mFAILED\x1b[0m" }
+}
+
 fn table(report: &Report) {
     println!(
         "{:<16} {:<10} {:>8} {:>8} {:>7} {:>7}  service",
@@ -176,6 +190,16 @@ fn table(report: &Report) {
             if outcome.service_kept { "kept" } else { "disturbed" }
         );
     }
+    if let Some(messages) = &report.messages {
+        println!("{:<16} {:>8}  passed", "step", "took");
+        for step in &messages.steps {
+            println!("{:<16} {:>6.2} s  {}", step.step, step.seconds, passed(step.passed));
+        }
+        println!(
+            "reports to the cloud: {} delivered, {} lost, {} out of order, {} repeated; {} waited when it came back",
+            messages.delivered, messages.lost, messages.reordered, messages.repeated, messages.waited
+        );
+    }
     if let Some(quiet) = &report.quiet {
         println!(
             "quiet for {:.0} minutes: {} wrong blocks, {} incidents, service {}",
@@ -190,7 +214,9 @@ fn table(report: &Report) {
 
 fn judge(report: &Report) -> Result<()> {
     if !report.is_good() {
-        bail!("not every attack was shut out without a leak and without harm to others; see the table");
+        bail!(
+            "not every attack was shut out without a leak and without harm to others, or a step failed; see the table"
+        );
     }
     Ok(())
 }

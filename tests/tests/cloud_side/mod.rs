@@ -1,13 +1,8 @@
-//! The cloud's side of the tests: its SDK inside the namespace, a queue behind a rule, a web server with a certificate of its own.
+//! The cloud's side of the tests: its SDK inside the namespace, a queue behind a rule.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop at once")]
 
-use std::{
-    net::TcpStream,
-    path::Path,
-    process::Command,
-    time::{Duration, Instant, SystemTime},
-};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_sdk_cloudwatch::{
     primitives::DateTime,
@@ -22,61 +17,8 @@ use tidegate::fleet::aws;
 use tidegate_tests::{
     emulator::{ACCOUNT, Emulator, REGION},
     netns::Netns,
-    process::Process,
-    topology::CLOUD,
     wait_for,
 };
-
-/// Runs a program in `directory`; its output.
-pub(crate) fn run(directory: &Path, program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).current_dir(directory).output().unwrap();
-    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Writes `NAME-ca.pem`, and `NAME.crt` and `NAME.key` of a server at `address`.
-pub(crate) fn authority(directory: &Path, name: &str, address: &str) {
-    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-x509"];
-    let file = |ending: &str| format!("{name}{ending}");
-    let (ca, ca_key) = (file("-ca.pem"), file("-ca.key"));
-    let own = ["req", "-subj", "/CN=web authority", "-keyout", &ca_key, "-out", &ca];
-    run(directory, "openssl", &[&own[..], &key].concat());
-    let alternative = format!("subjectAltName=IP:{address}");
-    let (server, server_key) = (file(".crt"), file(".key"));
-    let mut signed = vec!["req", "-subj", "/CN=web", "-keyout", &server_key, "-out", &server];
-    signed.extend(key);
-    signed.extend([
-        "-CA",
-        &ca,
-        "-CAkey",
-        &ca_key,
-        "-addext",
-        &alternative,
-        "-addext",
-        "basicConstraints=critical,CA:FALSE",
-    ]);
-    run(directory, "openssl", &signed);
-}
-
-/// `https` from a directory.
-pub(crate) struct WebServer(Process);
-
-impl WebServer {
-    /// Serves `directory` with `web.crt` in it.
-    pub(crate) fn start(netns: &Netns, directory: &Path, port: u16) -> Self {
-        let mut command = netns.command("openssl");
-        command.args(["s_server", "-quiet", "-WWW", "-cert", "web.crt", "-key", "web.key"]);
-        command.args(["-accept", &port.to_string()]).current_dir(directory);
-        let server = Process::start(&mut command, &directory.join("web.log")).unwrap();
-        let listens = || netns.enter(|| Ok(TcpStream::connect((CLOUD, port))?)).ok();
-        assert!(wait_for(Duration::from_secs(10), listens).is_some(), "{}", server.said());
-        Self(server)
-    }
-
-    pub(crate) fn said(&self) -> String {
-        self.0.said()
-    }
-}
 
 /// Asks the emulator with the SDK.
 pub(crate) struct Aws<'a> {
