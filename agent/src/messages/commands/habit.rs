@@ -31,7 +31,7 @@ const FEATURES: [&str; 10] = [
     "verb rarity (bits)",
     "rarity after the verb before (bits)",
     "sender rarity (bits)",
-    "time since the last (doublings of a ms)",
+    "time since the last (doublings of a s)",
     "hour rarity (bits)",
     "number (deviations)",
     "word rarity (bits)",
@@ -40,8 +40,10 @@ const FEATURES: [&str; 10] = [
     "commands in a minute",
 ];
 const WIDTH: usize = FEATURES.len();
-/// Those of them that are rarities.
-const RARITIES: [usize; 5] = [0, 1, 2, 4, 6];
+/// Those of which less than ever is nothing to be surprised at: rarities, and how many there were.
+const LESS_IS_USUAL: [usize; 6] = [0, 1, 2, 4, 6, 9];
+/// That of which more than ever is none: who is told nothing for long was switched off, or nobody was at home.
+const MORE_IS_USUAL: usize = 3;
 
 /// A command as it is remembered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -233,12 +235,13 @@ impl Tables {
                 }
             }
         }
-        let gap_ms = before.last.map_or(0, |last| fact.at.duration_since(last.at).as_millis().max(0));
+        // In whole seconds: what is shorter depends on how busy the network and this machine are.
+        let gap_s = before.last.map_or(0, |last| fact.at.duration_since(last.at).as_secs().max(0));
         [
             self.verbs.rarity(&fact.verb, new),
             self.pairs.rarity(&(before.last.map_or(0, |last| last.verb), fact.verb), new),
             self.senders.rarity(&fact.sender, new),
-            (1.0 + gap_ms as f64).log2(),
+            (1.0 + gap_s as f64).log2(),
             self.hour_rarity(fact.at, new),
             number,
             word,
@@ -287,8 +290,8 @@ pub struct Habit {
     forest: Ranked,
     /// Percentiles 1, 50 and 99 of every feature.
     ranges: [(f64, f64, f64); WIDTH],
-    /// The least value of every feature.
-    least: [f64; WIDTH],
+    /// The least and the most of every feature.
+    bounds: [(f64, f64); WIDTH],
 }
 
 /// What is thought of a command.
@@ -344,15 +347,15 @@ impl Habit {
         }
         let growth = Growth { trees: TREES, seed: history.len() as u64, ..Growth::default() };
         let forest = Ranked::fit(&kept, &held, growth).ok()?;
-        let ranges = std::array::from_fn(|column| {
+        let columns: [Vec<f64>; WIDTH] = std::array::from_fn(|column| {
             let mut values: Vec<f64> = rows.iter().map(|row| row[column]).collect();
             values.sort_by(f64::total_cmp);
-            let at = |share: usize| values[(values.len() - 1) * share / 100];
-            (at(1), at(50), at(99))
+            values
         });
-        let least =
-            std::array::from_fn(|column| rows.iter().map(|row| row[column]).fold(f64::INFINITY, f64::min));
-        Some(Self { tables, forest, ranges, least })
+        let at = |values: &[f64], share: usize| values[(values.len() - 1) * share / 100];
+        let ranges = columns.each_ref().map(|values| (at(values, 1), at(values, 50), at(values, 99)));
+        let bounds = columns.each_ref().map(|values| (at(values, 0), at(values, 100)));
+        Some(Self { tables, forest, ranges, bounds })
     }
 
     /// What is thought of a command that comes after `history`.
@@ -363,10 +366,10 @@ impl Habit {
         rate: f64,
     ) -> Opinion {
         let mut row = self.tables.features(fact, Before::of(history, fact.at), 1);
-        // What is more usual than ever is not unusual.
-        for column in RARITIES {
-            row[column] = row[column].max(self.least[column]);
+        for column in LESS_IS_USUAL {
+            row[column] = row[column].max(self.bounds[column].0);
         }
+        row[MORE_IS_USUAL] = row[MORE_IS_USUAL].min(self.bounds[MORE_IS_USUAL].1);
         let rank = self.forest.rank(&row);
         let novelties = self.tables.novelties(fact, body, sender);
         let least = novelties.iter().map(|(chance, ..)| *chance).fold(1.0, f64::min);

@@ -79,6 +79,34 @@ fn what_was_never_seen_is_unusual_and_told() {
 }
 
 #[test]
+fn a_pause_or_a_busy_machine_makes_no_command_unusual() {
+    // All within a moment, as a machine with nothing else to do delivers them.
+    let started = at(0);
+    let set = |number: i64| body("set", &format!(r#"{{"level": {}}}"#, number % 10));
+    let later = |ms: i64| started + SignedDuration::from_millis(ms);
+    let facts: Vec<Fact> = (0..31).map(|number| Fact::of(&set(number), "hub", 60, later(number))).collect();
+    let habit = Habit::learn(&facts).unwrap();
+    for after_ms in [40, 700, 5_000, 3 * 60_000, 30 * 3_600_000] {
+        let opinion = opinion(&habit, &facts, &set(5), "hub", later(30 + after_ms));
+        assert!(!opinion.is_unusual, "{after_ms} ms later: {opinion:?}");
+    }
+}
+
+#[test]
+fn commands_faster_than_ever_are_unusual() {
+    let (mut facts, mut random) = history(240);
+    let habit = Habit::learn(&facts).unwrap();
+    let mut unusual = 0;
+    for number in 0..60 {
+        let (body, _) = normal(240 + number, &mut random);
+        let now = at(240 * 600 + number / 10);
+        unusual += i32::from(opinion(&habit, &facts, &body, "hub", now).is_unusual);
+        facts.push(Fact::of(&body, "hub", 60, now));
+    }
+    assert!(unusual >= 40, "{unusual} of 60");
+}
+
+#[test]
 fn a_device_that_is_always_told_something_new_is_not_held_for_it() {
     let facts: Vec<Fact> = (0..200)
         .map(|number| {
