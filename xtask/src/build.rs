@@ -57,6 +57,20 @@ pub(crate) fn agent(release: bool) -> Result<PathBuf> {
     Ok(shell::target_dir().join(if release { "release" } else { "debug" }).join("tidegate"))
 }
 
+/// Builds the agent and everything that tests it; the agent's binary.
+///
+/// In one go, because cargo gives crates the features that the chosen packages ask for together: another choice builds half of them again.
+pub(crate) fn tested() -> Result<PathBuf> {
+    shell::step("building the agent and its tests");
+    let mut build = shell::cargo();
+    shell::run(build.arg("build").args(TESTED).args(["--lib", "--bins", "--tests"]))
+        .context("the agent and its tests do not build")?;
+    Ok(shell::target_dir().join("debug/tidegate"))
+}
+
+/// What is built and tested on the host.
+pub(crate) const TESTED: [&str; 3] = ["--workspace", "--exclude", "tidegate-ebpf"];
+
 fn copy_if_changed(from: &Path, to: &Path) -> Result<bool> {
     let new = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
     if fs::read(to).is_ok_and(|old| old == new) {

@@ -3,7 +3,7 @@
 //! The tests stand in `tests/tests/emulator.rs`; no other task runs them, because they need the emulator, which `setup` installs into
 //! `target/venv-cloud`. Nothing leaves the machine once it is installed.
 
-use std::{fs, path::Path, time::Instant};
+use std::{fs, path::Path, process::Command, time::Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
@@ -52,13 +52,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let toolchain = setup::run(Tier::Lab)?;
     let emulator = setup::emulator()?;
     build::bpf(&toolchain)?;
-    let binary = build::agent(false)?;
+    let binary = build::tested()?;
     shell::step("the gateway against the emulator");
     if !arguments.gateway {
         println!("  the cloud's own functions are not built yet: the gateway's tests are all there are");
     }
-    shell::run(shell::cargo().args(TARGET).arg("--no-run"))?;
-    let listed = shell::output(shell::cargo().args(TARGET).args(["--quiet", "--", "--list"]))?;
+    let listed = shell::output(target().args(["--quiet", "--", "--list"]))?;
     let names: Vec<&str> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
     ensure!(!names.is_empty(), "there are no tests against the emulator");
     let mut tests = Vec::new();
@@ -79,13 +78,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The whole workspace, so that nothing is built again with other features than `test` builds it with.
-const TARGET: [&str; 6] = ["test", "--workspace", "--exclude", "tidegate-ebpf", "--test", "emulator"];
+fn target() -> Command {
+    let mut command = shell::cargo();
+    command.arg("test").args(build::TESTED).args(["--test", "emulator"]);
+    command
+}
 
 fn one(name: &str, binary: &Path, emulator: &Path) -> Result<Row> {
     let began = Instant::now();
-    let output = shell::cargo()
-        .args(TARGET)
+    let output = target()
         .args(["--", name, "--exact", "--nocapture"])
         .env("TIDEGATE_BINARY", binary)
         .env("TIDEGATE_EMULATOR", emulator)

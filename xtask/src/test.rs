@@ -32,7 +32,7 @@ struct Tally {
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     let toolchain = setup::run(Tier::Lab)?;
     build::bpf(&toolchain)?;
-    let binary = build::agent(false)?;
+    let binary = build::tested()?;
     shell::step("tests");
     let mut tally = Tally::default();
     let mut tests = shell::cargo();
@@ -42,7 +42,7 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     } else {
         tests.args(["test", "--no-fail-fast", "--lib", "--bins", "--tests"]);
     }
-    tests.args(["--workspace", "--exclude", "tidegate-ebpf"]).args(filter);
+    tests.args(build::TESTED).args(filter);
     if !nextest {
         tests.args(["--", "--nocapture"]);
     }
@@ -50,10 +50,7 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     let mut ok = follow(&mut tests, &mut tally)?;
     if filter.is_none() {
         shell::step("documentation tests");
-        ok &= follow(
-            shell::cargo().args(["test", "--doc", "--workspace", "--exclude", "tidegate-ebpf", "--quiet"]),
-            &mut tally,
-        )?;
+        ok &= follow(shell::cargo().args(["test", "--doc", "--quiet"]).args(build::TESTED), &mut tally)?;
     }
     for skipped in &tally.skipped {
         println!("{skipped}");

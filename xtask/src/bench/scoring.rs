@@ -48,11 +48,14 @@ pub(crate) fn rows(context: &Context) -> Result<Vec<Row>> {
     let directory = shell::target_dir().join("bench");
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let python = peers(&shell::target_dir().join("venv"))?;
-    shell::run(shell::cargo().args(["build", "--release", "--package", "tidegate"]).args([
-        "--example",
-        "forest_bench",
-        "--example",
-        "devices_bench",
+    // Together with the agent, as it was built before: another choice of packages would build crates again with other features.
+    shell::run(shell::cargo().args([
+        "build",
+        "--release",
+        "--package",
+        "tidegate",
+        "--package",
+        "tidegate-bench",
     ]))?;
 
     let (train, test) = (directory.join("forest-train.csv"), directory.join("forest-test.csv"));
@@ -73,7 +76,7 @@ pub(crate) fn rows(context: &Context) -> Result<Vec<Row>> {
 /// Memory of the detector with many learned devices beside what the whole agent may take for them.
 fn devices(context: &Context) -> Result<Row> {
     let devices = if context.smoke { SMOKE_DEVICES } else { DEVICES };
-    let program = shell::target_dir().join("release/examples/devices_bench");
+    let program = shell::target_dir().join("release/devices_bench");
     let mut resident = Vec::new();
     for _ in 0..context.repeats {
         let printed = shell::output(shell::command(&program).arg(devices.to_string()))?;
@@ -86,7 +89,7 @@ fn devices(context: &Context) -> Result<Row> {
 
 fn compare(context: &Context, python: &Path, files: &[PathBuf], what: &str) -> Result<Vec<Row>> {
     let scored = if context.smoke { SMOKE_SCORED } else { SCORED }.to_string();
-    let ours = shell::target_dir().join("release/examples/forest_bench");
+    let ours = shell::target_dir().join("release/forest_bench");
     let script = shell::root().join("xtask/src/bench/scoring.py");
     let mut timed: [Vec<Timed>; 3] = Default::default();
     for _ in 0..context.repeats {

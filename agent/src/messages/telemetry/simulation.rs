@@ -307,14 +307,18 @@ proptest! {
         let mut settings = settings();
         settings.learning = Learning { messages: 50, period_ms: 1 };
         let (mut topic, mut reading, mut now_ms) = (Topic::default(), Reading::new(settings.shape), 0_u64);
-        for (wild, tame, step, is_back) in numbers {
+        let last = numbers.len() - 1;
+        for (place, (wild, tame, step, is_back)) in numbers.into_iter().enumerate() {
             now_ms = if is_back { now_ms.saturating_sub(u64::from(step)) } else { now_ms + u64::from(step) };
             let text = format!("{{\"a\":\"{wild}\",\"b\":{tame},\"c\":{}}}", tame * tame);
             reading.read(text.as_bytes()).unwrap();
             let _ = topic.message(Ok(&reading), now_ms, &settings, None);
-            let text = serde_json::to_string(&topic).unwrap();
-            let stored: Topic = serde_json::from_str(&text).unwrap();
-            prop_assert!(stored.revive(settings.shape.fields).is_some());
+            // Reviving grows forests anew, which takes longer than all the rest.
+            if place % 32 == 31 || place == last {
+                let text = serde_json::to_string(&topic).unwrap();
+                let stored: Topic = serde_json::from_str(&text).unwrap();
+                prop_assert!(stored.revive(settings.shape.fields).is_some());
+            }
         }
     }
 }
