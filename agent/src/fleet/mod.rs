@@ -14,6 +14,8 @@ pub mod limits;
 pub mod link;
 #[cfg(test)]
 mod link_tests;
+#[cfg(test)]
+mod link_world;
 pub mod provision;
 pub mod report;
 pub mod role;
