@@ -36,6 +36,8 @@ pub struct Bench<'a, T> {
     pub registry: &'a Registry,
     /// The writer of verdicts.
     pub enforcer: &'a mut Enforcer<T>,
+    /// Who asks for what follows: the detector, or a neighbour.
+    pub author: Author,
     /// Open incidents by subject and technique.
     pub incidents: &'a mut HashMap<String, Incident>,
     /// Makes the ids of incidents.
@@ -159,7 +161,7 @@ impl<T: VerdictTable> Bench<'_, T> {
             action,
             level,
             reason: decision.reason,
-            author: Author::Automatic,
+            author: self.author.clone(),
             ttl: Some(decision.ttl),
             rate_pps: None,
             rule: decision.finding.rule.map(str::to_owned),

@@ -3,6 +3,7 @@
 //! A [`Snapshot`] is what the loop knows at one moment; [`render`] writes it. Every counter of the kernel appears by itself
 //! because the names come from `Counters::named`.
 
+mod neighbours;
 mod telemetry;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
@@ -20,6 +21,8 @@ use crate::{
     messages::{Counters as MessageCounters, Reason, commands::Tally, read},
     store::{MessageKind, OutboxTally},
 };
+
+pub use neighbours::Neighbours;
 
 /// Upper ends of the buckets of a [`Latency`], in microseconds.
 pub const LATENCY_BUCKETS_US: [u64; 10] = [10, 25, 50, 100, 250, 500, 1_000, 5_000, 25_000, 100_000];
@@ -133,6 +136,8 @@ pub struct Snapshot {
     pub cloudwatch_dropped: u64,
     /// Messages to the cloud by kind.
     pub outbox: Vec<(MessageKind, OutboxTally)>,
+    /// Other gateways of the site.
+    pub neighbours: Neighbours,
     /// What the MQTT guard counts, if it runs.
     pub messages: Option<Arc<MessageCounters>>,
 }
@@ -233,6 +238,7 @@ impl Collector for Snapshot {
         fleet(e, self)?;
         outbox(e, &self.outbox)?;
         commands(e, &self.commands)?;
+        neighbours::encode(e, &self.neighbours)?;
         // Without a guard its numbers are there too, so that they begin at 0.
         messages(e, self.messages.as_deref().unwrap_or(&MessageCounters::default()))
     }

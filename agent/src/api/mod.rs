@@ -16,7 +16,7 @@ pub mod view;
 
 pub use self::{
     client::{Client, ClientError, Follow},
-    metrics::{LATENCY_BUCKETS_US, Latency, Snapshot, TechniqueCount, VerdictCount, render},
+    metrics::{LATENCY_BUCKETS_US, Latency, Neighbours, Snapshot, TechniqueCount, VerdictCount, render},
     request::{
         AllowOrder, BlockOrder, DeviceRef, IncidentFilter, IsolationOrder, Operator, Refusal, RefusalKind,
         Reply, Request,

@@ -12,8 +12,8 @@ use crate::{
         metrics::Snapshot,
         view::{
             AllowCheckView, AllowView, BlockView, CommandsView, DeviceView, EventView, ExplainView,
-            HeldCommandView, IncidentView, ModelView, PolicyCheckView, PolicyView, ProfileView, ReloadView,
-            RoleWord, StatusView,
+            HeldCommandView, IncidentView, ModelView, NeighboursView, PolicyCheckView, PolicyView,
+            ProfileView, ReloadView, RoleWord, StatusView,
         },
     },
     config::{period::Period, values::IsolationLevel},
@@ -66,6 +66,9 @@ pub enum Request {
     ApplyPolicy { sealed: Bytes, operator: Operator, reply: Reply<PolicyView> },
     /// Put the policy before in force again.
     RollbackPolicy { operator: Operator, reply: Reply<PolicyView> },
+
+    /// Other gateways of the site, and what passed between them and this one.
+    Neighbours { reply: Reply<NeighboursView> },
 
     /// Commands that wait for an operator, and what was done so far.
     Commands { reply: Reply<CommandsView> },

@@ -141,6 +141,12 @@ pub(super) fn operators(shared: Shared) -> Router {
         .merge(incidents())
         .merge(models())
         .merge(commands::routes())
+        .route(
+            "/v1/neighbours",
+            get(async |State(s): State<Shared>| -> Answer<_> {
+                s.ask(|reply| Request::Neighbours { reply }).await.map(answer)
+            }),
+        )
         .layer(DefaultBodyLimit::max(ORDER_BYTES));
     let import = Router::new()
         .route(

@@ -6,6 +6,7 @@
 mod commands;
 mod device;
 mod messages;
+mod neighbours;
 mod policy;
 mod profile;
 mod words;
@@ -26,6 +27,7 @@ pub use self::{
     commands::{CommandsView, HeldCommandView},
     device::DeviceView,
     messages::MessagesView,
+    neighbours::{NeighbourView, NeighboursView},
     policy::{PolicyCheckView, PolicyVersionView, PolicyView},
     profile::ProfileView,
 };

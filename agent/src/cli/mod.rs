@@ -16,6 +16,7 @@ mod events;
 mod incidents;
 pub mod model;
 mod models;
+mod neighbours;
 mod output;
 mod policy;
 mod provision;
@@ -93,6 +94,8 @@ enum Command {
     Policy(policy::Command),
     #[command(subcommand)]
     Commands(commands::Command),
+    #[command(subcommand)]
+    Neighbours(neighbours::Command),
     Provision(provision::Args),
     Deprovision(provision::UndoArgs),
     #[command(subcommand)]
@@ -148,6 +151,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Explain(args) => asking(incidents::explain(&args, output, &client())),
         Command::Model(command) => asking(models::run(command, output, &client())),
         Command::Commands(command) => asking(commands::run(command, output, &client())),
+        Command::Neighbours(command) => asking(neighbours::run(command, output, &client())),
         Command::Policy(command) => asking(policy::run(command, output, &client())),
         Command::Provision(args) => asking(provision::run(&args, output)),
         Command::Deprovision(args) => asking(provision::undo(&args, output)),

@@ -31,6 +31,7 @@ pub fn example() -> String {
     section(&mut text, "policy", &config.policy);
     section(&mut text, "cloud", &config.cloud);
     section(&mut text, "cloudwatch", &config.cloudwatch);
+    section(&mut text, "neighbours", &config.neighbours);
     text
 }
 

@@ -6,6 +6,7 @@
 mod convert;
 mod example;
 mod messages;
+pub mod neighbours;
 pub mod period;
 mod schema;
 pub(crate) mod section;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     example::example,
+    neighbours::Neighbours,
     schema::{
         Cloud, Cloudwatch, Commands, Enforcement, Feeds, Gateway, Inputs, Kernel, Learning, Log,
         MessageLimits, Messages, Metrics, Names, NeverBlock, Policy, Reachability, Response, Telemetry,
@@ -80,6 +82,8 @@ pub struct Config {
     pub cloud: Cloud,
     /// Section `[cloudwatch]`.
     pub cloudwatch: Cloudwatch,
+    /// Other gateways on the local network.
+    pub neighbours: Neighbours,
 }
 
 /// One value that is out of range or contradicts another.
@@ -249,6 +253,7 @@ impl Config {
             ("gateway.name", was.name != is.name),
             ("cloud", self.cloud != next.cloud),
             ("cloudwatch", self.cloudwatch != next.cloudwatch),
+            ("neighbours", self.neighbours != next.neighbours),
         ];
         pairs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }

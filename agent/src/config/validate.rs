@@ -1,6 +1,7 @@
 //! Ranges of single values and contradictions between them. Every problem is reported, not only the first.
 
 mod messages;
+mod neighbours;
 mod telemetry;
 
 use std::{fmt, ops::RangeInclusive, path::Path, time::Duration};
@@ -27,6 +28,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     cloudwatch(&mut check, config);
     messages::check(&mut check, config);
     telemetry::check(&mut check, config);
+    neighbours::check(&mut check, config);
     check.problems
 }
 

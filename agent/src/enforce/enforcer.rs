@@ -16,7 +16,6 @@ use super::{
     confirm::{Reachability, Ruling, Trials},
     feeds::FedPrefixes,
     mirror::Mirror,
-    names,
     never_block::{self, NeverBlock},
     order::{self, Order, Shape},
     pace::{HoldCause, Pace},
@@ -140,20 +139,25 @@ impl<T: VerdictTable> Enforcer<T> {
         let shape = Shape::of(&order, &target)?;
         self.never_block.refuse(&target, &order.aliases, &order.author)?;
         self.check_in_force(&target, shape, &order.author)?;
-        let automatic = order.author == Author::Automatic;
+        let author = order.author.clone();
         let cuts = shape.cuts();
-        let (ttl, strikes) = if automatic {
+        if author.is_machine() {
             self.pace.check_hold(&target, order.technique.as_deref(), now.kernel_ns)?;
             if cuts {
-                self.pace.check_cap(&target, &self.settings, now.kernel_ns)?;
+                self.pace.check_cap(&target, &author, &self.settings, now.kernel_ns)?;
             }
-            let strike = self.pace.next_strike(&target, now.kernel_ns);
-            (Some(self.settings.ttl(order.ttl, strike)), strike)
-        } else {
-            (order.ttl, 0)
+        }
+        let (ttl, strikes) = match author {
+            Author::Automatic => {
+                let strike = self.pace.next_strike(&target, now.kernel_ns);
+                (Some(self.settings.ttl(order.ttl, strike)), strike)
+            }
+            // It lasts as long as the neighbour says: repeats are counted where they are seen.
+            Author::Neighbour(_) => (Some(self.settings.ttl(order.ttl, 1)), 0),
+            Author::Operator(_) | Author::System => (order.ttl, 0),
         };
 
-        let on_trial = automatic && cuts && self.settings.confirm_s > 0;
+        let on_trial = author.is_machine() && cuts && self.settings.confirm_s > 0;
         let state = if on_trial { State::Pending } else { State::Active };
         let id = self.ids.next(now.wall);
         let rate_pps = order.rate_pps.unwrap_or(self.settings.rate_pps);
@@ -191,10 +195,12 @@ impl<T: VerdictTable> Enforcer<T> {
                 now,
             ));
         }
-        if automatic {
+        if author == Author::Automatic {
             self.pace.strike(target, strikes, expires_ns, &self.settings, now.kernel_ns);
+        }
+        if author.is_machine() {
             if cuts {
-                self.pace.count(&target, now.kernel_ns);
+                self.pace.count(&target, &author, now.kernel_ns);
             }
             if on_trial {
                 self.trials.begin(target, now.kernel_ns);
@@ -207,23 +213,6 @@ impl<T: VerdictTable> Enforcer<T> {
         Ok(report)
     }
 
-    /// An operator decides anew; the detector may only go further than what is in force.
-    fn check_in_force(&self, target: &Target, wanted: Shape, author: &Author) -> Result<(), Refusal> {
-        let Some(live) = self.live.get(target) else { return Ok(()) };
-        let by_operator = matches!(live.record.author, Author::Operator(_));
-        let shape = Shape { action: live.record.action, level: live.record.level };
-        let stronger = wanted > shape;
-        if *author == Author::Automatic && (by_operator || !stronger) {
-            return Err(Refusal::InForce {
-                target: *target,
-                action: names::action_name(live.record.action),
-                cuts: shape.cuts(),
-                author: live.record.author.clone(),
-            });
-        }
-        Ok(())
-    }
-
     /// Takes back what is in force on `target`; the detector leaves it alone for the cooldown.
     pub fn release(&mut self, target: &Target, who: &str, now: Now) -> Result<Report, EnforceError> {
         let target = target.canonical();
@@ -233,10 +222,10 @@ impl<T: VerdictTable> Enforcer<T> {
             return result;
         };
         let technique = live.record.technique.clone();
-        let automatic = live.record.author == Author::Automatic;
+        let is_machine = live.record.author.is_machine();
         let report = self.end(&target, State::Released, &format!("released by {who}"), now)?;
         self.pace.forgive(&target);
-        if automatic {
+        if is_machine {
             let cooldown = Duration::from_secs(self.settings.cooldown_s);
             self.pace.hold(target, technique, HoldCause::Released, cooldown, now.kernel_ns);
         }

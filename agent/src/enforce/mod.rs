@@ -4,6 +4,7 @@
 //! settings; at most so many automatic verdicts an hour; presence flags match the contents. Synchronous, reads no clock,
 //! touches no store: callers pass [`Now`] and save what a [`Report`] says has changed.
 
+mod claims;
 mod confirm;
 mod enforcer;
 mod exempt;

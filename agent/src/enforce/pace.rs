@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use super::{record::Refusal, settings::Settings, target::Target};
+use super::{
+    record::{Author, Refusal},
+    settings::Settings,
+    target::Target,
+};
 
 /// Targets remembered for strikes and for holds, each.
 const REMEMBERED: usize = 16_384;
@@ -50,6 +54,8 @@ pub(super) struct Pace {
     holds: HashMap<(Target, Option<String>), Hold>,
     devices: VecDeque<u64>,
     addresses: VecDeque<u64>,
+    /// Addresses that neighbours told: they take nothing from what the gateway finds itself.
+    told: VecDeque<u64>,
 }
 
 impl Pace {
@@ -141,6 +147,7 @@ impl Pace {
     pub(super) fn check_cap(
         &mut self,
         target: &Target,
+        author: &Author,
         settings: &Settings,
         now_ns: u64,
     ) -> Result<(), Refusal> {
@@ -148,7 +155,7 @@ impl Pace {
             Target::Device(_) => ("devices", settings.devices_per_hour),
             _ => ("addresses", settings.addresses_per_hour),
         };
-        let past = self.past(target);
+        let past = self.past(target, author);
         while past.front().is_some_and(|then| now_ns.saturating_sub(*then) >= HOUR_NS) {
             past.pop_front();
         }
@@ -160,13 +167,14 @@ impl Pace {
     }
 
     /// Counts a verdict set at `at_ns`, which may be before the machine started, as 0.
-    pub(super) fn count(&mut self, target: &Target, at_ns: u64) {
-        self.past(target).push_back(at_ns);
+    pub(super) fn count(&mut self, target: &Target, author: &Author, at_ns: u64) {
+        self.past(target, author).push_back(at_ns);
     }
 
-    fn past(&mut self, target: &Target) -> &mut VecDeque<u64> {
-        match target {
-            Target::Device(_) => &mut self.devices,
+    fn past(&mut self, target: &Target, author: &Author) -> &mut VecDeque<u64> {
+        match (target, author) {
+            (Target::Device(_), _) => &mut self.devices,
+            (_, Author::Neighbour(_)) => &mut self.told,
             _ => &mut self.addresses,
         }
     }

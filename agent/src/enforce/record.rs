@@ -56,6 +56,16 @@ pub enum Author {
     Automatic,
     /// The agent itself, for what the gateway needs.
     System,
+    /// A gateway of the site, by its name in the configuration. Blast radius, cooldown and confirmation apply to it, and whatever
+    /// the gateway finds itself goes before it.
+    Neighbour(String),
+}
+
+impl Author {
+    /// Whether no person stands behind it, so that what protects a gateway from its own mistakes applies.
+    pub const fn is_machine(&self) -> bool {
+        matches!(self, Self::Automatic | Self::Neighbour(_))
+    }
 }
 
 impl fmt::Display for Author {
@@ -64,6 +74,7 @@ impl fmt::Display for Author {
             Self::Operator(name) => write!(f, "operator {name}"),
             Self::Automatic => f.write_str("detector"),
             Self::System => f.write_str("agent"),
+            Self::Neighbour(name) => write!(f, "neighbour {name}"),
         }
     }
 }
@@ -80,6 +91,8 @@ pub enum State {
     Expired,
     /// An operator took it back.
     Released,
+    /// The neighbour that asked for it took it back.
+    Withdrawn,
     /// It coincided with a loss of the gateway's own reachability and was taken back.
     RolledBack,
     /// A never-block entry made it void.
@@ -101,6 +114,7 @@ impl State {
             Self::Active => "active",
             Self::Expired => "expired",
             Self::Released => "released",
+            Self::Withdrawn => "withdrawn",
             Self::RolledBack => "rolled-back",
             Self::Suppressed => "suppressed",
             Self::Replaced => "replaced",

@@ -64,12 +64,12 @@ impl<T: VerdictTable> Enforcer<T> {
 
     /// What the past says about the detector's pace.
     fn remember(&mut self, record: &Enforcement, now: Now) {
-        if record.author != Author::Automatic {
+        if !record.author.is_machine() {
             return;
         }
         let age_ns = now.since(record.installed_at).as_nanos() as u64;
         if age_ns < 3_600_000_000_000 {
-            self.pace.count(&record.target, now.kernel_ns.saturating_sub(age_ns));
+            self.pace.count(&record.target, &record.author, now.kernel_ns.saturating_sub(age_ns));
         }
         let ended = record.ended_at.or(record.expires_at).unwrap_or(now.wall);
         let (since, until) = (now.since(ended), now.until(ended));
@@ -84,8 +84,10 @@ impl<T: VerdictTable> Enforcer<T> {
                 let left = Duration::from_secs(self.settings.hold_s).saturating_sub(since);
                 self.pace.hold(record.target, None, HoldCause::RolledBack, left, now.kernel_ns);
             }
-            State::Suppressed => {}
-            _ if since < Duration::from_secs(self.settings.forget_s) => {
+            State::Suppressed | State::Withdrawn => {}
+            _ if record.author == Author::Automatic
+                && since < Duration::from_secs(self.settings.forget_s) =>
+            {
                 let expires_ns =
                     now.kernel_in(until.min(self.settings.ttl_max())).saturating_sub(since.as_nanos() as u64);
                 self.pace.strike(record.target, record.strikes, expires_ns, &self.settings, now.kernel_ns);

@@ -4,19 +4,31 @@ use std::time::Duration;
 
 /// The first wait is at most this long.
 const FIRST: Duration = Duration::from_secs(1);
-/// No wait is longer.
+/// No wait is longer, unless its owner says so.
 const LONGEST: Duration = Duration::from_mins(5);
 
 /// Waits that grow.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Backoff {
     tries: u32,
+    longest: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::up_to(LONGEST)
+    }
 }
 
 impl Backoff {
+    /// Waits of at most `longest`.
+    pub const fn up_to(longest: Duration) -> Self {
+        Self { tries: 0, longest }
+    }
+
     /// The next wait; `random` is 0–1. Half of it is certain, so nobody hurries, and half is chance, so a fleet spreads out.
     pub fn next(&mut self, random: f64) -> Duration {
-        let most = FIRST.saturating_mul(1 << self.tries.min(16)).min(LONGEST);
+        let most = FIRST.saturating_mul(1 << self.tries.min(16)).min(self.longest);
         self.tries = self.tries.saturating_add(1);
         most.mul_f64(f64::midpoint(1.0, random.clamp(0.0, 1.0)))
     }

@@ -109,6 +109,11 @@ impl TrustAnchors {
         Ok(Self(anchors))
     }
 
+    /// The names of all keys.
+    pub fn ids(&self) -> impl Iterator<Item = KeyId> {
+        self.0.keys().copied()
+    }
+
     /// Whether there is a key of this name.
     pub fn knows(&self, id: KeyId) -> bool {
         self.0.contains_key(&id)

@@ -16,7 +16,7 @@ use tokio::sync::broadcast;
 
 use super::{
     alerts::Alerts, cloud::Cloud, forests::Forests, heal::Healer, ledger::Ledger, messages::Messages,
-    numbers::Numbers, policy::Trial, profiles::Profiles,
+    neighbours::Neighbours, numbers::Numbers, policy::Trial, profiles::Profiles,
 };
 use crate::{
     api::{
@@ -86,6 +86,7 @@ pub(super) struct Gateway {
     pub(super) flow_lines_left: u32,
     pub(super) healer: Healer,
     pub(super) messages: Option<Messages>,
+    pub(super) neighbours: Option<Neighbours>,
 }
 
 /// Now, on both clocks.

@@ -15,6 +15,7 @@ mod ledger;
 mod messages;
 mod names;
 mod needs;
+mod neighbours;
 mod numbers;
 mod orders;
 mod policy;
@@ -190,6 +191,7 @@ fn set_up(
         flow_lines_left: 0,
         healer,
         messages: None,
+        neighbours: None,
     };
     gateway.commit(Ok(restored), began);
     gateway.load_feeds();
@@ -251,6 +253,11 @@ async fn serve(
         None => (mpsc::channel(1).1, false),
     };
 
+    let (mut notices, heard) = match gateway.start_neighbours() {
+        Some(notices) => (notices, true),
+        None => (mpsc::channel(1).1, false),
+    };
+
     let mut stream = EventStream::new(kernel_events)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -266,6 +273,7 @@ async fn serve(
             Some(reachable) = probed.recv() => gateway.on_reachability(reachable),
             Some(resolved) = resolved.recv() => gateway.on_resolved(&resolved, None),
             Some(news) = told.recv(), if linked => gateway.on_news(news),
+            Some(notice) = notices.recv(), if heard => gateway.on_told(notice),
             report = messages::reported(&mut reports) => gateway.on_message_report(report),
             _ = second.tick() => gateway.on_second(),
             _ = sweep.tick() => gateway.on_sweep(),

@@ -8,7 +8,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use nix::ifaddrs::getifaddrs;
+use ipnet::IpNet;
+use nix::{ifaddrs::getifaddrs, sys::socket::SockaddrStorage};
 use tidegate_common::verdict::role;
 
 use crate::{
@@ -61,6 +62,22 @@ pub(super) fn own_addresses() -> Vec<IpAddr> {
         v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
     });
     addresses.filter(|address| !address.is_loopback()).collect()
+}
+
+/// Networks of the gateway's own interfaces, loopback left out.
+pub(super) fn own_networks() -> Vec<IpNet> {
+    let Ok(interfaces) = getifaddrs() else {
+        return Vec::new();
+    };
+    let ip = |address: SockaddrStorage| {
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    };
+    let networks = interfaces.filter_map(|interface| {
+        let (address, mask) = (ip(interface.address?)?, ip(interface.netmask?)?);
+        IpNet::with_netmask(address, mask).ok().map(|net| net.trunc())
+    });
+    networks.filter(|net| !net.addr().is_loopback() && net.prefix_len() > 0).collect()
 }
 
 /// Resolvers of `/etc/resolv.conf` that are not the machine itself.

@@ -46,11 +46,13 @@ impl Gateway {
             }
         }
         problems.extend(self.messages.as_ref().and_then(Messages::problem));
+        problems.extend(self.neighbour_problem());
         let live = self.enforcer.live();
         Ok(StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             health: if self.problems.is_empty()
                 && self.messages.as_ref().and_then(Messages::problem).is_none()
+                && self.neighbour_problem().is_none()
             {
                 Health::Ok
             } else {
@@ -145,6 +147,7 @@ impl Gateway {
             cloudwatch_dropped: self.numbers.dropped(),
             // A database that cannot be read is reported when it is written.
             outbox: self.store.outbox_tallies().unwrap_or_default(),
+            neighbours: self.neighbour_counts(),
             messages: self.messages.as_ref().map(|messages| Arc::clone(&messages.counters)),
             commands: self
                 .messages

@@ -11,8 +11,8 @@ use super::{
 use crate::{
     api::view::EventKind,
     config::values::GatewayMode,
-    decide::Decision,
-    enforce::{EnforceError, Enforcement, Notice, Now, Report, Target},
+    decide::{Decision, ResponseConfig},
+    enforce::{Author, EnforceError, Enforcement, Notice, Now, Report, Target},
     identity::Mac,
     judge::{self, Bench, Judged},
     learn::{Finding, Subject},
@@ -28,27 +28,42 @@ impl Gateway {
 
     /// Judges a finding, carries out what follows, and records why.
     pub(super) fn judge(&mut self, finding: Finding) {
-        let now = now();
         let response = self.config.response_config();
+        // What came of it is on record.
+        drop(self.judge_for(Author::Automatic, finding, &response));
+    }
+
+    /// The same on behalf of `author`, by the settings of `response`; the enforcement that came of it, or what kept it from coming.
+    pub(super) fn judge_for(
+        &mut self,
+        author: Author,
+        finding: Finding,
+        response: &ResponseConfig,
+    ) -> Result<Option<Enforcement>, EnforceError> {
+        let now = now();
         let mut bench = Bench {
             mode: self.config.gateway.mode,
-            response: &response,
+            response,
             learner: &self.learner,
             registry: &self.registry,
             enforcer: &mut self.enforcer,
+            author,
             incidents: &mut self.incidents,
             ids: &mut self.ids,
         };
         let Judged { decision, incident, is_new, blocked, report, refused } = bench.judge(finding, now);
         // A flood of evidence is told at growing distances, and whenever what is done changes.
         let news = incident.evidence.is_power_of_two() || report.is_some();
+        let installed = report
+            .as_ref()
+            .and_then(|report| report.changes.iter().find(|record| record.state.is_live()).cloned());
         if is_new {
             *self.tallies.incidents.entry(incident.technique.clone()).or_default() += 1;
         }
         if let Some(report) = report {
             self.commit(Ok(report), now);
         }
-        if let Some(error) = refused {
+        if let Some(error) = &refused {
             self.tell(EventKind::Alarm, error.to_string(), Some(decision.target), Some(&incident.id));
         }
         self.log_alert(&decision, &incident, blocked, now);
@@ -60,6 +75,7 @@ impl Gateway {
             tracing::info!(incident = incident.id, technique = incident.technique, "{message}");
             self.tell(EventKind::Incident, message, Some(decision.target), Some(&incident.id));
         }
+        refused.map_or(Ok(installed), Err)
     }
 
     fn log_alert(&mut self, decision: &Decision, incident: &Incident, blocked: bool, now: Now) {
@@ -116,6 +132,7 @@ impl Gateway {
             }
             self.tell(EventKind::Verdict, message, Some(record.target), record.incident.as_deref());
             self.mend_after(record, now);
+            self.tell_neighbours(record, now);
         }
         for notice in &report.notices {
             let (message, target) = describe(notice);

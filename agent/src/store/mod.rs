@@ -18,6 +18,7 @@ pub mod eve_names;
 mod eve_tests;
 mod id;
 mod incident;
+mod neighbour;
 mod operator;
 mod outbox;
 #[cfg(test)]

@@ -159,6 +159,17 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX telemetry_stored ON telemetry (stored_us);
 ",
+    "
+    CREATE TABLE neighbour_notice (
+        key BLOB NOT NULL,
+        id TEXT NOT NULL,
+        until_us INTEGER NOT NULL,
+        target TEXT NOT NULL,
+        enforcement TEXT,
+        PRIMARY KEY (key, id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX neighbour_notice_until ON neighbour_notice (until_us);
+",
 ];
 
 /// Version of a database that went through every migration.

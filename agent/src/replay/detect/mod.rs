@@ -30,7 +30,7 @@ use super::flowlog::{LoggedAlert, LoggedFlow};
 use crate::{
     config::{Config, values::GatewayMode},
     decide::ResponseConfig,
-    enforce::{EnforceError, Enforcer, MemoryTable, Now, TableError},
+    enforce::{Author, EnforceError, Enforcer, MemoryTable, Now, TableError},
     identity::{Heard, Registry, Vendors},
     judge::{self, Bench, Judged},
     learn::{Finding, GrowthError, LearnConfig, LearnError, Learner, is_local},
@@ -348,6 +348,7 @@ impl Watch {
                 learner: &self.learner,
                 registry: &self.registry,
                 enforcer: &mut self.enforcer,
+                author: Author::Automatic,
                 incidents: &mut self.incidents,
                 ids: &mut self.ids,
             };
