@@ -229,7 +229,7 @@ impl Scene<'_> {
         stage.metered.stop();
         let internet = &stage.topology.internet;
         let deadline = Instant::now() + LATER;
-        // Heartbeats and what devices are billed for go on meanwhile: everything has arrived once a count made before is reached.
+        // Heartbeats go on meanwhile: everything has arrived once a count that was made before is reached.
         let (mut wrote, mut came, mut last);
         loop {
             wrote = stage.outbox()?.1;

@@ -47,7 +47,7 @@ pub(super) fn applied(scene: &mut Scene<'_>, checks: &mut Checks) -> Result<Dura
     scene.hostile.push(too_much);
     checks.must(scene.order("set", MOST)?.is_some(), "what the policy allows arrives");
     checks.saw(format!(
-        "policy {VERSION} fetched, in force and acknowledged in the shadow after {:.1} s; {HUB} may no longer set more than {MOST}",
+        "policy {VERSION} fetched, in force and acknowledged in the shadow after {:.1} s; the {HUB} may set the {PLUG} to {MOST} at most",
         took.as_secs_f64()
     ));
     Ok(took)

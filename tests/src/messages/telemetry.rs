@@ -45,13 +45,14 @@ pub(super) fn spike(scene: &mut Scene<'_>, checks: &mut Checks) -> Result<Durati
         stage.panel.count(|heard| heard.topic == topic && heard.payload.starts_with(b"{\"t\":900"));
     checks.must(delivered > 0, format!("what is marked is delivered to the {HUB}"));
     let incident = stage.incident(TECHNIQUE, mac)?.unwrap_or_default();
-    let action = block.as_ref().map_or("nothing", |block| block["action"].as_str().unwrap_or_default());
+    let response = incident["response"].as_str().context("an incident has a response")?;
+    // Its reason follows, which is what was just done here.
+    let response = response.split(": ").next().unwrap_or_default();
     checks.saw(format!(
-        "an incident about the {METERED} after {:.0} ms, answered with {action} after {:.1} s ({}), its session cut after {delivered} of {} \
-         forged measurements, which reached the cloud marked as spikes",
+        "an incident about the {METERED} after {:.0} ms; after {:.1} s {response}, and its session is cut; {delivered} of {} forged \
+         measurements were delivered before, and the cloud got them marked as spikes",
         took.as_secs_f64() * 1e3,
         answered.as_secs_f64(),
-        incident["response"].as_str().context("an incident has a response")?,
         stage.metered.told().1,
     ));
     scene.wronged += scene.others(&[mac])?;
