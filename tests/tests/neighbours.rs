@@ -4,7 +4,8 @@
 
 use std::{
     fs::File,
-    net::Ipv4Addr,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpStream},
     path::PathBuf,
     process::Command,
     time::{Duration, Instant},
@@ -48,8 +49,9 @@ fn keygen(topology: &Topology, name: &str) -> (PathBuf, String) {
     (path, made["key"].as_str().unwrap().to_owned())
 }
 
-/// A pair of gateways, or a line that says why test `name` cannot have one here. With `strangers`, west knows another key of east.
-fn pair(name: &str, strangers: bool) -> Option<Pair> {
+/// A pair of gateways, or a line that says why test `name` cannot have one here. With `strangers`, west knows another key of east;
+/// `adjust` changes west's other settings.
+fn pair(name: &str, strangers: bool, adjust: impl Fn(&mut Settings)) -> Option<Pair> {
     if !tidegate_tests::is_root() {
         tidegate_tests::skipped(name, "needs root for network namespaces and kernel programs");
         return None;
@@ -74,6 +76,9 @@ fn pair(name: &str, strangers: bool) -> Option<Pair> {
     let believed = if strangers { keygen(&west, "other.key").1 } else { east_public };
     let start = |topology: Topology, own: &str, key: PathBuf, peer: &str, at: &str, public: String| {
         let mut settings = Settings::new(binary.clone());
+        if peer == "east" {
+            adjust(&mut settings);
+        }
         settings.keys.extend([
             ("neighbours.listen", format!("\"{own}:7443\"")),
             ("neighbours.key", format!("\"{}\"", key.display())),
@@ -122,6 +127,18 @@ impl Site {
         self.topology.reaches(&self.topology.attacker, camera)
     }
 
+    /// What monitoring is told.
+    fn metrics(&self) -> String {
+        let ask = || {
+            let mut stream = TcpStream::connect("127.0.0.1:9469")?;
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            Ok(text)
+        };
+        self.topology.gateway.enter(ask).unwrap()
+    }
+
     /// A scan of the camera by the attacker outside; it ends with its handle.
     fn scan(&self) -> Process {
         let mut scan = self.topology.attacker.command("nmap");
@@ -138,7 +155,7 @@ fn created(block: &Value) -> Timestamp {
 #[test]
 fn a_block_and_its_release_travel_to_the_neighbour_and_its_own_rules_win() {
     let name = "neighbours::a_block_and_its_release_travel_to_the_neighbour_and_its_own_rules_win";
-    let Some(Pair { east, mut west, _alone }) = pair(name, false) else { return };
+    let Some(Pair { east, mut west, _alone }) = pair(name, false, |_| {}) else { return };
     for site in [&east, &west] {
         site.until_peer("the other is reached", |view| view["peers"][0]["reached"] == true);
     }
@@ -160,6 +177,9 @@ fn a_block_and_its_release_travel_to_the_neighbour_and_its_own_rules_win() {
     let told = |view: &Value, list: &str, word: &str| view["peers"][0][list][word].as_u64().unwrap_or(0);
     west.until_peer("it is counted", |view| told(view, "judged", "taken") == 1);
     east.until_peer("it is answered", |view| told(view, "answers", "taken") == 1);
+    let metrics = west.metrics();
+    let line = "tidegate_neighbour_judged_total{peer=\"east\",outcome=\"taken\"} 1";
+    assert!(metrics.lines().any(|found| found == line), "{metrics}");
 
     east.agent.ask(&["blocks", "delete", &ATTACKER.to_string()]).unwrap();
     west.until_free(ATTACKER);
@@ -198,7 +218,7 @@ fn a_block_and_its_release_travel_to_the_neighbour_and_its_own_rules_win() {
 #[test]
 fn a_neighbour_with_another_key_is_not_believed() {
     let name = "neighbours::a_neighbour_with_another_key_is_not_believed";
-    let Some(Pair { east, west, _alone }) = pair(name, true) else { return };
+    let Some(Pair { east, west, _alone }) = pair(name, true, |_| {}) else { return };
     let scan = east.scan();
     east.until_blocked(ATTACKER);
     drop(scan);
@@ -210,4 +230,22 @@ fn a_neighbour_with_another_key_is_not_believed() {
         view["peers"][0]["waiting"] == 1 && view["peers"][0]["reached"] == false
     });
     assert!(west.block(ATTACKER).is_none() && west.is_reached());
+}
+
+#[test]
+fn who_only_watches_makes_incidents_of_what_neighbours_say() {
+    let name = "neighbours::who_only_watches_makes_incidents_of_what_neighbours_say";
+    let monitor: fn(&mut Settings) = |settings| settings.mode = "monitor";
+    let observe: fn(&mut Settings) =
+        |settings| settings.keys.push(("neighbours.act", "\"observe\"".to_owned()));
+    for adjust in [monitor, observe] {
+        let Some(Pair { east, west, _alone }) = pair(name, false, adjust) else { return };
+        let scan = east.scan();
+        east.until_blocked(ATTACKER);
+        drop(scan);
+        west.until_peer("it is observed", |view| view["peers"][0]["judged"]["observed"] == 1);
+        let incidents = west.agent.list(&["incidents", "list"], "incidents").unwrap();
+        assert!(serde_json::to_string(&incidents).unwrap().contains("neighbour east"), "{incidents:?}");
+        assert!(west.is_reached(), "nothing is dropped");
+    }
 }

@@ -1,6 +1,7 @@
 //! The command line's end of the socket: one connection a question.
 
 mod commands;
+mod neighbours;
 mod policy;
 mod profiles;
 

@@ -1,6 +1,6 @@
 //! `tidegate neighbours`: other gateways of the site, and the key of this one.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 use serde::Serialize;
 
@@ -87,10 +87,11 @@ fn listing(view: &NeighboursView) -> String {
     let header = ["NAME", "ADDRESS", "KEY", "REACHED", "HEARD", "WAITING", "ANSWERED", "TOLD US"];
     let mut text = table(header, rows, "no neighbours are named in the configuration");
     if let Some(problem) = &view.problem {
-        text.push_str(&format!("\n\nnobody can be heard: {}", printable(problem)));
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n\nnobody can be heard: {}", printable(problem));
     }
     if !view.strangers.is_empty() {
-        text.push_str(&format!("\n\nstrangers refused since the start: {}", counts(&view.strangers)));
+        let _ = write!(text, "\n\nstrangers refused since the start: {}", counts(&view.strangers));
     }
     text
 }

@@ -20,12 +20,11 @@ impl<T: VerdictTable> Enforcer<T> {
         let shape = Shape { action: live.record.action, level: live.record.level };
         let may = match (author, &live.record.author) {
             (Author::Operator(_) | Author::System, _) => true,
-            (Author::Automatic, Author::Operator(_)) => false,
             // What it sees for itself no neighbour can take back.
             (Author::Automatic, Author::Neighbour(_)) => wanted >= shape,
             (Author::Automatic, Author::Automatic | Author::System) => wanted > shape,
             (Author::Neighbour(new), Author::Neighbour(old)) => new == old,
-            (Author::Neighbour(_), _) => false,
+            (Author::Automatic, Author::Operator(_)) | (Author::Neighbour(_), _) => false,
         };
         if may {
             return Ok(());
@@ -72,7 +71,7 @@ mod tests {
 
     fn told(by: &str, text: &str) -> Order {
         let author = Author::Neighbour(by.to_owned());
-        Order { author, ttl: Some(Duration::from_secs(60)), ..automatic(text) }
+        Order { author, ttl: Some(Duration::from_mins(1)), ..automatic(text) }
     }
 
     fn label<T: std::fmt::Debug>(result: Result<T, EnforceError>) -> &'static str {

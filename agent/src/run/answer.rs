@@ -81,7 +81,7 @@ impl Gateway {
                 self.audit(&operator, "roll back policy", "", "", &answer);
                 drop(reply.send(answer));
             }
-            Request::Neighbours { reply } => drop(reply.send(self.neighbours_view())),
+            Request::Neighbours { reply } => drop(reply.send(Ok(self.neighbours_view()))),
             Request::Commands { reply } => drop(reply.send(self.commands_view())),
             Request::Command { id, reply } => drop(reply.send(self.held_command(&id))),
             Request::ReleaseCommand { id, operator, reply } => {

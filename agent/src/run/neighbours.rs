@@ -12,7 +12,6 @@ use tokio::{
 };
 
 use super::{
-    answer::Answer as Reply,
     gateway::{Gateway, now},
     needs,
 };
@@ -286,8 +285,8 @@ impl Gateway {
         self.neighbours.as_ref().map(counts).unwrap_or_default()
     }
 
-    pub(super) fn neighbours_view(&self) -> Reply<NeighboursView> {
-        let Some(neighbours) = &self.neighbours else { return Ok(NeighboursView::default()) };
+    pub(super) fn neighbours_view(&self) -> NeighboursView {
+        let Some(neighbours) = &self.neighbours else { return NeighboursView::default() };
         let words = |counts: std::collections::BTreeMap<&'static str, u64>| {
             counts.into_iter().map(|(word, count)| (word.to_owned(), count)).collect()
         };
@@ -305,12 +304,12 @@ impl Gateway {
             judged: words(peer.judged),
         };
         let strangers = neighbours.board.strangers().into_iter();
-        Ok(NeighboursView {
+        NeighboursView {
             listen: self.config.neighbours.listens_at(),
             key: Some(neighbours.key.id().to_string()),
             problem: neighbours.board.deaf(),
             peers: neighbours.board.peers().into_iter().map(peer).collect(),
             strangers: strangers.map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
-        })
+        }
     }
 }

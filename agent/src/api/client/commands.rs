@@ -1,16 +1,11 @@
-//! Questions about commands, and about neighbours.
+//! Questions about commands.
 
 use hyper::Method;
 
 use super::{Client, Result};
-use crate::api::view::{CommandsView, HeldCommandView, NeighboursView};
+use crate::api::view::{CommandsView, HeldCommandView};
 
 impl Client {
-    /// Other gateways of the site, and what passed between them and this one.
-    pub async fn neighbours(&self) -> Result<NeighboursView> {
-        self.get("/v1/neighbours", &[]).await
-    }
-
     /// What waits, and what was done so far.
     pub async fn commands(&self) -> Result<CommandsView> {
         self.get("/v1/commands", &[]).await
