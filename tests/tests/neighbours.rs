@@ -167,7 +167,7 @@ fn a_block_and_its_release_travel_to_the_neighbour_and_its_own_rules_win() {
     let here = west.until_blocked(ATTACKER);
     drop(scan);
     let took = created(&here).duration_since(created(&there));
-    println!("from the block at one gateway to the block at the other: {} ms", took.as_millis());
+    eprintln!("from the block at one gateway to the block at the other: {} ms", took.as_millis());
     assert!(took.as_secs() < 3, "{took:?}");
     assert_eq!(here["author"], "neighbour east", "{here}");
     assert!(!west.is_reached(), "west's kernel drops who only attacked east");
@@ -193,7 +193,7 @@ fn a_block_and_its_release_travel_to_the_neighbour_and_its_own_rules_win() {
     west.agent.restart(&west.topology).unwrap();
     let back = Instant::now();
     let missed = west.until_blocked(ATTACKER);
-    println!("from west's return to what it missed: {} ms", back.elapsed().as_millis());
+    eprintln!("from west's return to what it missed: {} ms", back.elapsed().as_millis());
     assert_eq!(missed["author"], "neighbour east");
 
     // East forgets what it told, tells it again, and west knows it.
