@@ -109,7 +109,7 @@ section! {
         /// Recent flows of a device, and bursts of them, that are looked at together, 2 to 1,000 (n of k-of-n).
         evidence_flows: u32 = 20,
         /// Chance that so many of them are evidence in normal traffic, below which the model reports; 0 to 1 (k of k-of-n).
-        report_p: f64 = 1e-6,
+        report_p: f64 = 1e-4,
     }
     /// Which findings lead to verdicts. The limits of the behaviour rules themselves stand under [detection].
     Response {

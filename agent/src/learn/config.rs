@@ -151,7 +151,7 @@ settings! {
         /// Recent flows of a device, and bursts of them, that are looked at together (n of k-of-n).
         evidence_flows: u32 = 20,
         /// Chance that so many of them are evidence in normal traffic, below which the model reports (k of k-of-n).
-        report_p: f64 = 1e-6,
+        report_p: f64 = 1e-4,
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     forest::GrowthError,
     model::ModelKind,
     naming::Domains,
-    recent::{Bursts, Recent},
+    recent::{Flows, Recent},
     renewal::{Outcome, Renewal},
     rules::SECOND_NS,
     samples::{Samples, narrow, wide},
@@ -59,8 +59,7 @@ pub(super) struct Device {
     open: Option<DeviceWindow>,
     /// The window in which the device was last released: it and those before it count no more.
     spent: Option<u64>,
-    pub(super) recent_flows: Recent,
-    pub(super) recent_bursts: Bursts,
+    pub(super) recent_flows: Flows,
     pub(super) recent_windows: Recent,
     /// What `rollback` returns to.
     pub(super) previous: Option<Box<BaselineState>>,
@@ -85,8 +84,7 @@ impl Device {
             baseline: None,
             open: None,
             spent: None,
-            recent_flows: Recent::default(),
-            recent_bursts: Bursts::default(),
+            recent_flows: Flows::default(),
             recent_windows: Recent::default(),
             previous: None,
             vetting: Vetting::default(),
@@ -135,8 +133,7 @@ impl Device {
 
     /// Forgets the evidence against the device; its present window becomes none either.
     pub(super) fn drop_evidence(&mut self) {
-        self.recent_flows = Recent::default();
-        self.recent_bursts = Bursts::default();
+        self.recent_flows = Flows::default();
         self.recent_windows = Recent::default();
         self.spent = self.open.as_ref().map(|open| open.epoch);
     }
@@ -159,8 +156,7 @@ impl Device {
     pub(super) fn train(&mut self, config: &LearnConfig) -> Result<(), GrowthError> {
         let (flows, windows) = (wide(&self.flows.rows()), wide(&self.windows.rows()));
         self.baseline = Some(self.renewal.fit(config, &flows, &windows)?);
-        self.recent_flows = Recent::default();
-        self.recent_bursts = Bursts::default();
+        self.recent_flows = Flows::default();
         self.recent_windows = Recent::default();
         // What waits was judged by other models.
         self.vetting.drop_waiting();

@@ -1,8 +1,8 @@
 //! From single scores to findings: k of n recent flows, together with the recent windows.
 //!
-//! One strange flow is nothing. Several are worth a report; how much they prove is counted in bursts, since the flows of one depend
-//! on each other. However many there are, without windows they are never strong evidence. A device without models of its own
-//! is judged by the fleet's default, more reluctantly.
+//! One strange flow is nothing, nor are many of one burst. Several of two bursts, or of one in a strange window, are worth a report; how much
+//! they prove is counted in bursts, since the flows of one depend on each other. However many there are, without windows they are
+//! never strong evidence. A device without models of its own is judged by the fleet's default, more reluctantly.
 
 use tidegate_common::{device::DeviceKey, feature::FeatureVector};
 
@@ -14,7 +14,7 @@ use super::{
     device::Device,
     finding::{Finding, Subject},
     model::ModelKind,
-    recent::binomial_tail,
+    recent::{Count, binomial_tail},
     samples::narrow,
     technique::Technique,
     vetting::Vetted,
@@ -29,13 +29,13 @@ const FLEET_EVIDENCE_P: f64 = 0.002;
 /// Windows looked at together.
 const RECENT_WINDOWS: usize = 5;
 
-/// Judges a flow of a device.
+/// Judges a flow of a device; `id` says which it is when it is judged again.
 pub(super) fn flow(
     config: &LearnConfig,
     fleet: &Baseline,
     device: DeviceKey,
     state: &mut Device,
-    vector: &FeatureVector,
+    (id, vector): (u64, &FeatureVector),
     now_ns: u64,
 ) -> Option<Finding> {
     let own = state.baseline.as_ref();
@@ -46,8 +46,7 @@ pub(super) fn flow(
     if own.is_some() {
         state.vetting.add(vetted(ModelKind::Flow, vector, judged, evidence, now_ns));
     }
-    state.recent_flows.push(evidence, now_ns, config.evidence_flows as usize);
-    state.recent_bursts.push(evidence, now_ns, config.evidence_flows as usize);
+    state.recent_flows.push(id, evidence, now_ns, config.evidence_flows as usize);
     if !evidence {
         return None;
     }
@@ -94,12 +93,14 @@ impl Evidence {
         let own = state.baseline.as_ref();
         let chance_of_flow = chance(own.map(|own| &own.flows));
         let chance_of_window = chance(own.and_then(|own| own.windows.as_ref()));
-        let (flows, windows) = (state.recent_flows.count(), state.recent_windows.count());
+        let Count { flows, bursts } =
+            state.recent_flows.count(config.evidence_flows as usize, chance_of_flow);
+        let windows = state.recent_windows.count();
         let of_windows = binomial_tail(windows.0, windows.1, chance_of_window);
-        if binomial_tail(flows.0, flows.1, chance_of_flow) * of_windows >= config.report_p {
+        let is_single = bursts.0 + windows.0 < 2;
+        if is_single || binomial_tail(flows.0, flows.1, chance_of_flow) * of_windows >= config.report_p {
             return None;
         }
-        let bursts = state.recent_bursts.count(chance_of_flow);
         let of_bursts = binomial_tail(bursts.0, bursts.1, chance_of_flow).max(FLOW_FLOOR_P);
         let p_value = of_bursts * of_windows;
         let detail = format!(

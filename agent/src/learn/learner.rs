@@ -4,8 +4,9 @@
 //! end. Everything is bounded: devices, flows, destinations and reports give way to newer ones. A device about which a rule
 //! fires while it is learning starts over, so that an attack never becomes normal.
 
-use std::{collections::HashSet, net::IpAddr, num::NonZeroUsize};
+use std::{collections::HashSet, hash::BuildHasher as _, net::IpAddr, num::NonZeroUsize};
 
+use foldhash::fast::FixedState;
 use lru::LruCache;
 use tidegate_common::{
     device::{DeviceKey, DeviceWindow},
@@ -247,7 +248,8 @@ impl Learner {
         if state.phase == Phase::Learning {
             state.collect_flow(&self.config, &vector);
         }
-        let finding = evidence::flow(&self.config, &self.fleet, device, state, &vector, contact.now_ns);
+        let id = FixedState::default().hash_one((key, contact.record.first_ns()));
+        let finding = evidence::flow(&self.config, &self.fleet, device, state, (id, &vector), contact.now_ns);
         found.extend(finding.map(|finding| self.explained(finding, device, ModelKind::Flow, &vector)));
     }
 

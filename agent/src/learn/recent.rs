@@ -1,7 +1,8 @@
-//! Which of the last few things of a device were evidence: flows and windows one by one, and flows by the burst that they came in.
+//! Which of the last few things of a device were evidence: windows one by one, flows also by the burst that they came in.
 //!
 //! The flows of one burst depend on each other, however many they are: a page that is loaded opens twenty connections that are all
-//! unlike the normal traffic, or none. So a burst proves no more than one flow could, and only what goes on from burst to burst adds up.
+//! unlike the normal traffic, or none. So a burst proves no more than one flow could, and only what goes on from burst to burst adds up. One
+//! connection that lasts for hours proves no more either, however often it is looked at.
 
 use std::collections::VecDeque;
 
@@ -34,10 +35,18 @@ impl Recent {
     }
 }
 
-/// Flows by burst, oldest first.
+/// Flows one by one and by burst, oldest first.
 #[derive(Default)]
-pub(super) struct Bursts {
+pub(super) struct Flows {
+    judged: VecDeque<Judged>,
     bursts: VecDeque<Burst>,
+}
+
+/// A flow that was judged. One that goes on is judged again and again, and is no more evidence for it.
+struct Judged {
+    id: u64,
+    at_ns: u64,
+    evidence: bool,
 }
 
 #[derive(Default)]
@@ -47,8 +56,34 @@ struct Burst {
     evidence: u32,
 }
 
-impl Bursts {
-    pub(super) fn push(&mut self, evidence: bool, now_ns: u64, most: usize) {
+/// How many were evidence, of how many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Count {
+    pub(super) flows: (usize, usize),
+    pub(super) bursts: (usize, usize),
+}
+
+/// Flows that are remembered to have been judged, or as many as are counted: those that go on at the same time are fewer.
+const LEAST_JUDGED: usize = 64;
+
+impl Flows {
+    /// Takes in a flow, known by `id`; `most` of them, and bursts of them, are counted.
+    pub(super) fn push(&mut self, id: u64, evidence: bool, now_ns: u64, most: usize) {
+        let known = self.judged.iter().position(|judged| judged.id == id);
+        if let Some(place) = known
+            && let Some(judged) = self.judged.remove(place)
+            && (judged.evidence || !evidence)
+        {
+            self.judged.insert(place, judged);
+            return;
+        }
+        self.judged.push_back(Judged { id, at_ns: now_ns, evidence });
+        let is_stale = |at_ns: u64| now_ns.saturating_sub(at_ns) > EVIDENCE_AGE_NS;
+        while self.judged.len() > most.max(LEAST_JUDGED)
+            || self.judged.front().is_some_and(|judged| is_stale(judged.at_ns))
+        {
+            self.judged.pop_front();
+        }
         let goes_on =
             self.bursts.back().is_some_and(|burst| now_ns.saturating_sub(burst.begin_ns) < BURST_NS);
         if !goes_on {
@@ -58,19 +93,24 @@ impl Bursts {
             burst.flows = burst.flows.saturating_add(1);
             burst.evidence = burst.evidence.saturating_add(u32::from(evidence));
         }
-        let is_stale = |burst: &Burst| now_ns.saturating_sub(burst.begin_ns) > EVIDENCE_AGE_NS;
-        while self.bursts.len() > most.max(1) || self.bursts.front().is_some_and(is_stale) {
+        while self.bursts.len() > most.max(1)
+            || self.bursts.front().is_some_and(|burst| is_stale(burst.begin_ns))
+        {
             self.bursts.pop_front();
         }
     }
 
-    /// How many were evidence, of how many: those with more evidence than one flow in `1 / chance` would make by chance.
-    pub(super) fn count(&self, chance: f64) -> (usize, usize) {
+    /// Of the newest `most`; a burst is evidence with more of it than one flow in `1 / chance` would make by chance.
+    pub(super) fn count(&self, most: usize, chance: f64) -> Count {
         let is_evidence = |burst: &&Burst| {
             burst.evidence > 0
                 && binomial_tail(burst.evidence as usize, burst.flows as usize, chance) <= chance * ROUNDING
         };
-        (self.bursts.iter().filter(is_evidence).count(), self.bursts.len())
+        let newest = self.judged.iter().rev().take(most);
+        Count {
+            flows: (newest.filter(|judged| judged.evidence).count(), self.judged.len().min(most)),
+            bursts: (self.bursts.iter().filter(is_evidence).count(), self.bursts.len()),
+        }
     }
 }
 
@@ -109,19 +149,33 @@ mod tests {
         assert!(binomial_tail(300_000, 1_000_000, 0.03) < 1e-20);
     }
 
+    fn bursts(flows: &Flows) -> (usize, usize) {
+        flows.count(20, 0.03).bursts
+    }
+
     #[test]
     fn a_burst_says_no_more_than_one_flow() {
-        let mut bursts = Bursts::default();
-        (0..500).for_each(|nth| bursts.push(true, nth * SECOND_NS / 100, 20));
-        assert_eq!(bursts.count(0.03), (1, 1));
-        bursts.push(true, 60 * SECOND_NS, 20);
-        assert_eq!(bursts.count(0.03), (2, 2));
+        let mut flows = Flows::default();
+        (0..500).for_each(|nth| flows.push(nth, true, nth * SECOND_NS / 100, 20));
+        assert_eq!(flows.count(20, 0.03), Count { flows: (20, 20), bursts: (1, 1) });
+        flows.push(500, true, 60 * SECOND_NS, 20);
+        assert_eq!(bursts(&flows), (2, 2));
         // One in ten is what may be by chance.
-        (0..10).for_each(|nth| bursts.push(nth == 0, 120 * SECOND_NS, 20));
-        assert_eq!(bursts.count(0.03), (2, 3));
-        (0..40).for_each(|nth| bursts.push(false, (200 + nth * 20) * SECOND_NS, 20));
-        assert_eq!(bursts.count(0.03), (0, 20));
-        bursts.push(false, 10_000 * SECOND_NS, 20);
-        assert_eq!(bursts.count(0.03), (0, 1), "what is older than an hour counts no more");
+        (0..10).for_each(|nth| flows.push(600 + nth, nth == 0, 120 * SECOND_NS, 20));
+        assert_eq!(bursts(&flows), (2, 3));
+        (0..40).for_each(|nth| flows.push(700 + nth, false, (200 + nth * 20) * SECOND_NS, 20));
+        assert_eq!(bursts(&flows), (0, 20));
+        flows.push(800, false, 10_000 * SECOND_NS, 20);
+        let count = Count { flows: (0, 1), bursts: (0, 1) };
+        assert_eq!(flows.count(20, 0.03), count, "what is older than an hour counts no more");
+    }
+
+    #[test]
+    fn a_flow_that_goes_on_counts_once_and_anew_when_it_becomes_strange() {
+        let mut flows = Flows::default();
+        for nth in 0..20 {
+            flows.push(7, nth >= 10, nth * 30 * SECOND_NS, 20);
+        }
+        assert_eq!(flows.count(20, 0.03), Count { flows: (1, 1), bursts: (1, 2) });
     }
 }
