@@ -112,7 +112,7 @@ fn orders_of(config: &Config) -> Orders {
 }
 
 impl Gateway {
-    /// Once a second: the guard is told what has changed.
+    /// Once a second, and when settings change: the guard is told what has changed.
     pub(super) fn order_messages(&self) {
         let Some(messages) = &self.messages else { return };
         let (cut_devices, cut_addresses) = self.cut_off();

@@ -373,6 +373,8 @@ impl Gateway {
             let system = self.enforcer.set_system(&needs::system_entries(&self.config), now);
             self.commit(system, now);
         }
+        // Whoever reads that a policy is in force may rely on it at once, with messages too.
+        self.order_messages();
         Ok(())
     }
 }
