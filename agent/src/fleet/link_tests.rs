@@ -10,8 +10,8 @@ use tidegate_wire::{Envelope, Heartbeat, Report};
 use super::{
     jobs,
     link::{Order, Wanted},
-    link_world::{LONG, PORT, Program, World, incident, isolated, listen, prepare, say, settings},
     shadow::{Desired, Reported, hash, update},
+    testing::{LONG, PORT, Program, World, incident, isolated, listen, prepare, say, settings},
     tls::{TlsError, TlsFiles, broker},
 };
 use crate::store::OutboxLimits;

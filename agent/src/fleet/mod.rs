@@ -14,13 +14,13 @@ pub mod limits;
 pub mod link;
 #[cfg(test)]
 mod link_tests;
-#[cfg(test)]
-mod link_world;
 pub mod neighbours;
 pub mod provision;
 pub mod report;
 pub mod role;
 pub mod shadow;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 pub mod topics;
 pub mod watch;
