@@ -178,11 +178,11 @@ fn a_policy_that_cuts_the_gateway_off_goes_back_and_one_whose_time_is_over_ends(
     let told = net.agent.answer(&["events"]).unwrap();
     assert!(told.contains("goes back: the gateway lost cloud"), "{told}");
 
-    let brief = sealed(&net, "fleet", 3, (-DAY, 5), "sensitivity = \"high\"");
+    let brief = sealed(&net, "fleet", 3, (-DAY, 10), "sensitivity = \"high\"");
     net.tidegate(&["policy", "apply", &brief]);
     assert_eq!(in_force(&net).0, Some(3));
     // It is looked at twice a minute.
-    let over = wait_for(Duration::from_secs(45), || in_force(&net).0.is_none().then_some(()));
+    let over = wait_for(Duration::from_mins(1), || in_force(&net).0.is_none().then_some(()));
     let (_, changes) = in_force(&net);
     assert!(over.is_some() && changes.as_array().unwrap().is_empty(), "the file rules: {changes}");
     let told = net.agent.answer(&["events"]).unwrap();

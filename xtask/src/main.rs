@@ -17,6 +17,7 @@ mod lint;
 mod run;
 mod setup;
 mod shell;
+mod single;
 mod test;
 mod toolchain;
 
