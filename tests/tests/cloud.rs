@@ -120,6 +120,7 @@ fn the_cloud_hears_reports_sends_policies_and_is_not_needed() {
             ("cloud.ca", file("ca.pem")),
             ("cloud.certificate", file("gate.crt")),
             ("cloud.key", file("gate.key")),
+            ("cloud.defender", "\"json\"".to_owned()),
             ("cloud.policy_origins", format!("[\"file://{}/policies/\"]", place.display())),
         ]);
     }) else {
@@ -145,6 +146,12 @@ fn the_cloud_hears_reports_sends_policies_and_is_not_needed() {
     assert_eq!((&block["gateway"], &block["body"]["in_force"]), (&json!("gate"), &json!(true)), "{block}");
     heard(&seen, "tidegate/gate/presence", |presence| presence["online"] == true);
     heard(&seen, "tidegate/gate/heartbeat", |beat| beat["body"]["enforcing"] == true);
+    let metrics =
+        heard(&seen, "things/gate/defender/metrics/json", |report| report["header"]["version"] == "1.0");
+    assert_eq!(metrics["custom_metrics"]["tidegate_Blocks"], json!([{ "number": 1 }]), "{metrics}");
+    let resolver = json!({ "port": 53 });
+    let ports = metrics["metrics"]["listening_udp_ports"]["ports"].as_array().cloned().unwrap_or_default();
+    assert!(ports.contains(&resolver), "{metrics}");
     assert!(wait_for(SOON, || is_online(&net).then_some(())).is_some());
 
     // The fleet wants a policy: it is fetched, verified, put in force, and answered.

@@ -12,7 +12,7 @@ use crate::{
     config::{
         period::Period,
         section::section,
-        values::{Doubtful, Endpoint, GatewayMode, Listen, Sensitivity, SensitivityWord, Unusual},
+        values::{Defender, Doubtful, Endpoint, GatewayMode, Listen, Sensitivity, SensitivityWord, Unusual},
     },
     datapath::{TcChoice, XdpChoice},
     decide,
@@ -391,6 +391,10 @@ section! {
         policy_ca: String = String::new(),
         /// How often the gateway says that it is there, 30s to 24h.
         heartbeat: Period = Period::minutes(5),
+        /// Whether the gateway's own ports, connections, traffic and figures go to AWS IoT Device Defender: off, json or cbor.
+        defender: Defender = Defender::Off,
+        /// How often, 5m to 24h; the service takes no more.
+        defender_every: Period = Period::minutes(5),
         /// Reports that may wait for the link, 100 to 10,000,000. Beyond, the oldest measurements go first, then heartbeats,
         /// enforcements, what became of policies, and incidents last; what went is counted.
         outbox_rows: u64 = 100_000,

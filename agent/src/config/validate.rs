@@ -296,6 +296,7 @@ fn cloud(check: &mut Check, config: &Config) {
     }
     check.range("cloud.port", cloud.port, 1..=65_535);
     check.range("cloud.heartbeat", cloud.heartbeat, Period::seconds(30)..=Period::hours(24));
+    check.range("cloud.defender_every", cloud.defender_every, Period::minutes(5)..=Period::hours(24));
     check.range("cloud.outbox_rows", cloud.outbox_rows, 100..=10_000_000);
     check.range("cloud.outbox_bytes", cloud.outbox_bytes, 65_536..=10_737_418_240);
 }

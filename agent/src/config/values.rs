@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tidegate_common::verdict::Level;
 
-use crate::text::serde_as_text;
+use crate::{fleet::defender::Format, text::serde_as_text};
 
 /// When verdicts drop packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -85,6 +85,29 @@ pub enum Unusual {
     Hold,
     /// It is refused.
     Refuse,
+}
+
+/// Whether and how the gateway's own metrics go to AWS IoT Device Defender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Defender {
+    /// Not at all.
+    Off,
+    /// In JSON.
+    Json,
+    /// In CBOR, which is shorter.
+    Cbor,
+}
+
+impl Defender {
+    /// How they are written, if they are.
+    pub const fn format(self) -> Option<Format> {
+        match self {
+            Self::Off => None,
+            Self::Json => Some(Format::Json),
+            Self::Cbor => Some(Format::Cbor),
+        }
+    }
 }
 
 /// How far an isolated device is cut off, see [`Level`].

@@ -24,6 +24,7 @@ use tokio::{
 
 use super::{
     backoff::Backoff,
+    defender::{self, Format},
     drain::Outgoing,
     fetch::fetch,
     jobs::{self, Ending, Job},
@@ -61,6 +62,8 @@ pub struct LinkSettings {
     pub origins: Vec<String>,
     /// Authorities for fetching; none for the system's.
     pub web_ca: Option<PathBuf>,
+    /// How metrics for Device Defender are written, if they are sent.
+    pub defender: Option<Format>,
 }
 
 /// A policy that the fleet wants, and who is told what became of it.
@@ -83,6 +86,8 @@ pub enum Order {
     Job(String, String),
     /// A policy is to be fetched.
     Fetch(Wanted),
+    /// Metrics for Device Defender.
+    Metrics(Vec<u8>),
 }
 
 /// What the link tells the loop.
@@ -105,6 +110,8 @@ pub enum News {
     Desired(Wanted),
     /// It was fetched, or not.
     Fetched(Wanted, Result<Vec<u8>, String>),
+    /// Device Defender took the metrics, or said why not.
+    Metrics(Result<(), String>),
 }
 
 /// Keeps the link up until `orders` ends.
@@ -160,7 +167,7 @@ async fn session(
 ) -> Option<String> {
     let (client, mut events) = AsyncClient::new(options, 2 * WINDOW);
     let topics = Topics::new(&settings.thing, &settings.rule);
-    let state = RefCell::new(State::new(client, topics));
+    let state = RefCell::new(State::new(client, topics, settings.defender));
     let woken = Notify::new();
     let (fetches, mut wanted) = mpsc::channel::<Wanted>(4);
     // A poll that is cut short would give a half-made connection up: it runs beside the rest to the end.
@@ -218,6 +225,8 @@ async fn session(
 struct State {
     client: AsyncClient,
     topics: Topics,
+    /// Where metrics for Device Defender go.
+    metrics: Option<String>,
     connected: bool,
     began: Instant,
     pace: Pace,
@@ -234,9 +243,10 @@ struct State {
 }
 
 impl State {
-    fn new(client: AsyncClient, topics: Topics) -> Self {
+    fn new(client: AsyncClient, topics: Topics, defender: Option<Format>) -> Self {
         Self {
             client,
+            metrics: defender.map(|format| topics.defender(format)),
             topics,
             connected: false,
             began: Instant::now(),
@@ -257,7 +267,11 @@ impl State {
             Event::Incoming(Packet::ConnAck(_)) => {
                 self.connected = true;
                 self.untold.push_back(News::Online);
-                let subscriptions = self.topics.subscriptions();
+                let mut subscriptions = self.topics.subscriptions();
+                let answers = ["accepted", "rejected"];
+                subscriptions.extend(
+                    self.metrics.iter().flat_map(|topic| answers.map(|answer| format!("{topic}/{answer}"))),
+                );
                 if check_subscriptions(subscriptions.len()).is_ok() {
                     for topic in subscriptions {
                         // The request channel is empty: this is the first thing on the connection.
@@ -285,6 +299,9 @@ impl State {
                     || publish.topic == self.topics.jobs("$next/get/accepted")
                 {
                     self.on_job(&publish.payload);
+                } else if self.metrics.as_ref().is_some_and(|topic| publish.topic.starts_with(topic)) {
+                    let refusal = defender::refusal(&publish.topic, &publish.payload);
+                    self.untold.push_back(News::Metrics(refusal.map_or(Ok(()), Err)));
                 } else if publish.topic == self.topics.shadow("update/delta") {
                     // A delta holds only what differs: the whole is asked for.
                     self.publish(self.topics.shadow("get"), Vec::new(), false);
@@ -307,6 +324,11 @@ impl State {
             Order::Shadow(update) => self.publish(self.topics.shadow("update"), update.into_bytes(), false),
             Order::Job(id, update) => {
                 self.publish(self.topics.jobs(&format!("{id}/update")), update.into_bytes(), false);
+            }
+            Order::Metrics(report) => {
+                if let Some(topic) = self.metrics.clone() {
+                    self.publish(topic, report, false);
+                }
             }
             Order::Fetch(_) => {}
         }

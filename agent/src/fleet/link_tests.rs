@@ -202,6 +202,14 @@ fn the_shadow_is_heard_and_answered_and_presence_is_told() {
         let reported = Reported { version: Some(7), wanted: 7, refused: None, detail: None };
         world.order(Order::Shadow(update(&reported)));
         assert_eq!(next(&updates, "policy/update"), update(&reported));
+
+        world.order(Order::Metrics(b"{}".to_vec()));
+        assert_eq!(next(&updates, "defender/metrics/json"), "{}");
+        let refused = r#"{"statusDetails":{"ErrorCode":"InvalidPayload","ErrorMessage":"no version"}}"#;
+        say("$aws/things/gw-1/defender/metrics/json/rejected", refused);
+        say("$aws/things/gw-1/defender/metrics/json/accepted", "{}");
+        world.until("the answers", |world| world.metrics.len() == 2);
+        assert_eq!(world.metrics, [Err("no version".to_owned()), Ok(())]);
         world.end();
         assert_eq!(next(&presence, "gw-1/presence"), r#"{"online":false}"#, "the last will");
     });

@@ -7,6 +7,7 @@
 
 pub mod aws;
 pub mod backoff;
+pub mod defender;
 pub mod drain;
 pub mod fetch;
 pub mod jobs;
@@ -19,6 +20,7 @@ pub mod provision;
 pub mod report;
 pub mod role;
 pub mod shadow;
+pub mod sockets;
 #[cfg(test)]
 mod testing;
 pub mod tls;

@@ -20,6 +20,7 @@ use tidegate_wire::{IncidentReport, Report};
 use tokio::{runtime, sync::mpsc};
 
 use super::{
+    defender::Format,
     drain::batch,
     link::{LinkSettings, News, Order, serve},
     shadow::Desired,
@@ -183,6 +184,7 @@ pub(super) fn settings(place: &Path, ca: &str, name: &str) -> LinkSettings {
         },
         origins: vec![format!("file://{}/policies/", place.display())],
         web_ca: None,
+        defender: Some(Format::Json),
     }
 }
 
@@ -197,6 +199,7 @@ pub(super) struct World {
     pub(super) offline: Vec<String>,
     pub(super) desired: Vec<Desired>,
     pub(super) fetched: Vec<Result<Vec<u8>, String>>,
+    pub(super) metrics: Vec<Result<(), String>>,
 }
 
 impl World {
@@ -217,6 +220,7 @@ impl World {
             offline: Vec::new(),
             desired: Vec::new(),
             fetched: Vec::new(),
+            metrics: Vec::new(),
         }
     }
 
@@ -277,6 +281,7 @@ impl World {
                 Ok(News::Offline(why)) => self.offline.push(why),
                 Ok(News::Desired(wanted)) => self.desired.push(wanted.desired),
                 Ok(News::Fetched(_, fetched)) => self.fetched.push(fetched),
+                Ok(News::Metrics(answer)) => self.metrics.push(answer),
                 Err(_) => thread::sleep(Duration::from_millis(2)),
             }
         }

@@ -1,5 +1,6 @@
 //! Topics of a gateway at AWS IoT Core. `docs/operations.md` lists them for whoever writes the thing's policy.
 
+use super::defender::Format;
 use crate::store::MessageKind;
 
 /// The topics of one thing.
@@ -35,7 +36,12 @@ impl Topics {
         format!("$aws/things/{}/jobs/{what}", self.thing)
     }
 
-    /// Everything that is subscribed to.
+    /// Where metrics for Device Defender go, and below which they are answered.
+    pub fn defender(&self, format: Format) -> String {
+        format!("$aws/things/{}/defender/metrics/{}", self.thing, format.name())
+    }
+
+    /// Everything that is subscribed to, whatever is configured.
     pub fn subscriptions(&self) -> Vec<String> {
         let shadow = ["get/accepted", "update/delta"].iter().map(|what| self.shadow(what));
         shadow.chain(["notify-next", "$next/get/accepted"].iter().map(|what| self.jobs(what))).collect()

@@ -7,7 +7,7 @@ use std::{path::PathBuf, thread};
 use jiff::{SignedDuration, Timestamp};
 use tokio::{runtime, sync::mpsc};
 
-use super::gateway::Gateway;
+use super::gateway::{Gateway, now};
 use crate::{
     api::view::EventKind,
     config::Config,
@@ -55,6 +55,7 @@ fn settings(config: &Config) -> LinkSettings {
         },
         origins: cloud.policy_origins.clone(),
         web_ca: path(&cloud.policy_ca),
+        defender: cloud.defender.format(),
     }
 }
 
@@ -87,6 +88,7 @@ impl Gateway {
                 self.cloud.connects += 1;
                 self.problems.retain(|problem| !problem.starts_with(AWAY));
                 self.tell(EventKind::Lifecycle, "the cloud is reached".to_owned(), None, None);
+                self.report_metrics(now());
             }
             News::Offline(why) => {
                 self.cloud.failures += 1;
@@ -102,6 +104,7 @@ impl Gateway {
             }
             News::Desired(wanted) => self.on_desired(wanted),
             News::Fetched(wanted, fetched) => self.on_fetched(&wanted, fetched),
+            News::Metrics(answer) => self.on_metrics_answered(answer),
         }
     }
 
@@ -111,12 +114,8 @@ impl Gateway {
         let files = Files { certificate: PathBuf::from(&cloud.certificate), key: PathBuf::from(&cloud.key) };
         // One that is not there or cannot be read is what the link reports.
         let ends = files.ends().ok().flatten().filter(|ends| *ends < now + IN_TIME);
-        let problem = ends
-            .map(|ends| format!("{ENDING} on {ends}; `tidegate provision --renew-within 30d` replaces it"));
-        self.problems.retain(|known| !known.starts_with(ENDING) || Some(known) == problem.as_ref());
-        if let Some(problem) = problem.filter(|problem| !self.problems.contains(problem)) {
-            self.degraded(&problem);
-        }
+        let why = ends.map(|ends| format!("on {ends}; `tidegate provision --renew-within 30d` replaces it"));
+        self.trouble(ENDING, why.as_deref());
     }
 
     fn give(&mut self, after: u64, most: u32) {
@@ -133,7 +132,7 @@ impl Gateway {
     }
 
     /// A full channel is the link's trouble: it asks again.
-    fn order(&self, order: Order) {
+    pub(super) fn order(&self, order: Order) {
         if let Some(orders) = &self.cloud.orders {
             let _ = orders.try_send(order);
         }
@@ -192,6 +191,6 @@ impl Gateway {
 }
 
 const AWAY: &str = "the cloud is not reached";
-const ENDING: &str = "the certificate for the cloud ends";
+const ENDING: &str = "the certificate for the cloud ends soon";
 /// How long before its end a certificate is to be replaced.
 const IN_TIME: SignedDuration = SignedDuration::from_hours(30 * 24);

@@ -15,8 +15,8 @@ use tidegate_common::{
 use tokio::sync::broadcast;
 
 use super::{
-    alerts::Alerts, cloud::Cloud, forests::Forests, heal::Healer, ledger::Ledger, messages::Messages,
-    neighbours::Neighbours, numbers::Numbers, policy::Trial, profiles::Profiles,
+    alerts::Alerts, cloud::Cloud, defender::Defender, forests::Forests, heal::Healer, ledger::Ledger,
+    messages::Messages, neighbours::Neighbours, numbers::Numbers, policy::Trial, profiles::Profiles,
 };
 use crate::{
     api::{
@@ -73,6 +73,7 @@ pub(super) struct Gateway {
     pub(super) ledger: Ledger,
     pub(super) cloud: Cloud,
     pub(super) numbers: Numbers,
+    pub(super) defender: Defender,
     pub(super) last_beat: Timestamp,
     pub(super) eve: Option<EveLog>,
     pub(super) alerts: Alerts,
@@ -273,6 +274,15 @@ impl Gateway {
         if !self.problems.iter().any(|known| known == problem) && self.problems.len() < MOST {
             self.problems.push(problem.to_owned());
             self.tell(EventKind::Alarm, problem.to_owned(), None, None);
+        }
+    }
+
+    /// A trouble that stands in the status while it lasts, and is told once.
+    pub(super) fn trouble(&mut self, what: &str, why: Option<&str>) {
+        let problem = why.map(|why| format!("{what}: {why}"));
+        self.problems.retain(|known| !known.starts_with(what) || Some(known) == problem.as_ref());
+        if let Some(problem) = problem.filter(|problem| !self.problems.contains(problem)) {
+            self.degraded(&problem);
         }
     }
 }

@@ -7,6 +7,7 @@ mod alerts;
 mod answer;
 mod cloud;
 mod commands;
+mod defender;
 mod forests;
 mod gateway;
 mod heal;
@@ -177,6 +178,7 @@ fn set_up(
         ledger: ledger::Ledger::default(),
         cloud: cloud::Cloud::default(),
         numbers: numbers::Numbers::default(),
+        defender: defender::Defender::default(),
         last_beat: jiff::Timestamp::UNIX_EPOCH,
         eve,
         alerts: Alerts::new(config),

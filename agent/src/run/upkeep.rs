@@ -67,6 +67,7 @@ impl Gateway {
         self.commit(reconciled, now);
         self.save(now);
         self.beat(now);
+        self.report_metrics(now);
         self.watch_policy(now);
         self.save_commands(now, false);
         if let (Some(eve), Ok(counters)) = (&mut self.eve, self.datapath.counters()) {

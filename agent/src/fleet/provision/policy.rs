@@ -13,13 +13,13 @@ pub fn document(scope: &str, rule: &str) -> Value {
     let own = format!("$aws/things/{THING}");
     let topic = |name: &str| format!("{scope}:topic/{name}");
     let filter = |name: &str| format!("{scope}:topicfilter/{name}");
-    let requests = ["shadow/name/policy/get", "shadow/name/policy/update", "jobs/*"];
+    let requests = ["shadow/name/policy/get", "shadow/name/policy/update", "jobs/*", "defender/metrics/*"];
     let publish = requests
         .iter()
         .map(|request| topic(&format!("{own}/{request}")))
         .chain([topic(&format!("$aws/rules/{rule}/tidegate/{THING}/*"))])
         .collect::<Vec<_>>();
-    let heard = ["shadow/name/policy/*", "jobs/*"];
+    let heard = ["shadow/name/policy/*", "jobs/*", "defender/metrics/*"];
     json!({
         "Version": "2012-10-17",
         "Statement": [
@@ -49,7 +49,10 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a malformed document is the test's failure")]
 
     use super::*;
-    use crate::{fleet::topics::Topics, store::MessageKind};
+    use crate::{
+        fleet::{defender::Format, topics::Topics},
+        store::MessageKind,
+    };
 
     /// Whether `document` lets thing `gate` do `action` to `resource`.
     fn allows(document: &Value, action: &str, resource: &str) -> bool {
@@ -85,9 +88,13 @@ mod tests {
         }
         assert!(may("iot:RetainPublish", "topic", &own.presence()));
         assert!(!may("iot:RetainPublish", "topic", &own.shadow("update")));
-        for topic in
-            [own.shadow("get"), own.shadow("update"), own.jobs("$next/get"), own.jobs("some-id/update")]
-        {
+        for topic in [
+            own.shadow("get"),
+            own.shadow("update"),
+            own.jobs("$next/get"),
+            own.jobs("some-id/update"),
+            own.defender(Format::Cbor),
+        ] {
             assert!(may("iot:Publish", "topic", &topic), "{topic}");
         }
         for topic in own.subscriptions() {
