@@ -69,13 +69,11 @@ const LEAST_JUDGED: usize = 64;
 impl Flows {
     /// Takes in a flow, known by `id`; `most` of them, and bursts of them, are counted.
     pub(super) fn push(&mut self, id: u64, evidence: bool, now_ns: u64, most: usize) {
-        let known = self.judged.iter().position(|judged| judged.id == id);
-        if let Some(place) = known
-            && let Some(judged) = self.judged.remove(place)
-            && (judged.evidence || !evidence)
-        {
-            self.judged.insert(place, judged);
-            return;
+        if let Some(place) = self.judged.iter().position(|judged| judged.id == id) {
+            if self.judged[place].evidence || !evidence {
+                return;
+            }
+            self.judged.remove(place);
         }
         self.judged.push_back(Judged { id, at_ns: now_ns, evidence });
         let is_stale = |at_ns: u64| now_ns.saturating_sub(at_ns) > EVIDENCE_AGE_NS;
