@@ -46,10 +46,19 @@ pub struct WebServer(Process);
 impl WebServer {
     /// Serves `directory` with `web.crt` in it at the cloud's address.
     pub fn start(netns: &Netns, directory: &Path, port: u16) -> Result<Self> {
+        Self::serve(netns, directory, port, &["-WWW"])
+    }
+
+    /// The same for those alone who show a certificate of an authority in the file `ca`; the files are whole answers, with their heads.
+    pub fn for_known(netns: &Netns, directory: &Path, port: u16, ca: &str) -> Result<Self> {
+        Self::serve(netns, directory, port, &["-HTTP", "-Verify", "2", "-verify_return_error", "-CAfile", ca])
+    }
+
+    fn serve(netns: &Netns, directory: &Path, port: u16, manner: &[&str]) -> Result<Self> {
         let mut command = netns.command("openssl");
-        command.args(["s_server", "-quiet", "-WWW", "-cert", "web.crt", "-key", "web.key"]);
+        command.args(["s_server", "-quiet", "-cert", "web.crt", "-key", "web.key"]).args(manner);
         command.args(["-accept", &port.to_string()]).current_dir(directory);
-        let server = Process::start(&mut command, &directory.join("web.log"))?;
+        let server = Process::start(&mut command, &directory.join(format!("web-{port}.log")))?;
         let listens = || netns.enter(|| Ok(TcpStream::connect((CLOUD, port))?)).ok();
         if wait_for(Duration::from_secs(10), listens).is_none() {
             bail!("the web server does not listen: {}", server.said());

@@ -7,6 +7,8 @@
 
 mod cloud_side;
 mod common;
+#[path = "cloud_side/renewal.rs"]
+mod renewal;
 
 use std::{fs, net::Ipv4Addr, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
@@ -110,7 +112,7 @@ fn a_gateway_is_provisioned_once_with_few_rights_and_undone() {
     assert_eq!(ask(&["deprovision"]), going);
     assert_eq!(
         going,
-        ["DetachThingPrincipal", "DetachPolicy", "UpdateCertificate", "DeleteCertificate", "DeleteThing"]
+        ["UpdateCertificate", "DetachPolicy", "DetachThingPrincipal", "DeleteCertificate", "DeleteThing"]
     );
     assert_eq!(ask(&["deprovision"]), Vec::<String>::new());
     assert_eq!(aws.iot(async |iot| iot.list_things().send().await.unwrap().things().len()), 0);

@@ -118,6 +118,8 @@ pub struct Snapshot {
     pub scoring: Latency,
     /// Whether the link to the cloud is up.
     pub cloud_online: bool,
+    /// Whole days until the gateway's certificate for it ends.
+    pub certificate_days: Option<u64>,
     /// How often it was made.
     pub cloud_connects: u64,
     /// How often it was lost or could not be made.
@@ -246,6 +248,9 @@ impl Collector for Snapshot {
 
 fn fleet(e: &mut DescriptorEncoder, snapshot: &Snapshot) -> Result<(), fmt::Error> {
     gauge(e, "cloud_online", "1 when the link to the cloud is up", None, i64::from(snapshot.cloud_online))?;
+    let days = snapshot.certificate_days.and_then(|days| i64::try_from(days).ok()).unwrap_or(-1);
+    let help = "Days until the gateway's certificate for the cloud ends, -1 without one";
+    gauge(e, "cloud_certificate_days", help, None, days)?;
     counter(e, "cloud_connects", "Links made to the cloud", snapshot.cloud_connects)?;
     counter(e, "cloud_failures", "Links lost or not made", snapshot.cloud_failures)?;
     counter(e, "cloudwatch_figures", "Figures that CloudWatch took", snapshot.cloudwatch_sent)?;

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aws_credential_types::provider::SharedCredentialsProvider;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -20,8 +21,11 @@ use crate::{
             self, Call, Outcome, ProvisionError, Wish,
             claim::{Claim, claim},
             identity::Files,
+            proof::Broker,
             registry::Aws,
+            renewal::{Due, Renewal},
         },
+        role::RoleAlias,
         tls::TlsFiles,
     },
 };
@@ -36,7 +40,7 @@ use crate::{
 Examples:
   tidegate provision --dry-run                     the calls that would be made
   tidegate provision --thing gate-17
-  tidegate provision --renew-within 30d            from a timer: a new pair before the old one ends
+  tidegate provision --renew-within 30d            from tidegate-renew.timer: a new pair before the old one ends
   tidegate provision --template tidegate --claim-certificate claim.crt --claim-key claim.key \\
       --parameter SerialNumber=4711                by claim, to the endpoint in the configuration")]
 pub(super) struct Args {
@@ -55,7 +59,8 @@ pub(super) struct Args {
     /// Policy of its certificate; shared by the fleet.
     #[arg(long, value_name = "NAME", default_value = "tidegate-gateway")]
     policy: String,
-    /// Replace key and certificate if the certificate ends within this time, such as `30d`, and remove the thing's other certificates.
+    /// Only replace key and certificate, and only if the certificate ends within this time, such as `30d`. The new one takes its place once
+    /// the broker has let it in; then the one before is removed. With the credentials of `cloudwatch.role_alias` if there is one.
     #[arg(long, value_name = "TIME", conflicts_with = "template")]
     renew_within: Option<Period>,
     /// Print each call and make none.
@@ -147,6 +152,8 @@ pub(super) async fn run(args: &Args, output: Output) -> Result<Exit, CliError> {
             parameters: args.parameters.iter().cloned().collect::<BTreeMap<_, _>>(),
         };
         claim(&wanted, &files).await?
+    } else if let Some(within) = args.renew_within {
+        renew(&config, thing, within, args.dry_run).await?
     } else {
         let wish = Wish {
             thing,
@@ -154,21 +161,80 @@ pub(super) async fn run(args: &Args, output: Output) -> Result<Exit, CliError> {
             group: args.group.clone(),
             policy: args.policy.clone(),
             rule: cloud.rule.clone(),
+            role_alias: Some(config.cloudwatch.role_alias.clone()).filter(|alias| !alias.is_empty()),
         };
-        let region = aws::region_of(&cloud.endpoint).map(ToOwned::to_owned);
-        let registry = Aws::new(&aws::config(region, None).await);
-        let renew = args.renew_within.map(|within| Timestamp::now() + within.0);
-        provision::provision(&registry, &wish, &files, renew, args.dry_run).await?
+        let registry = registry(&config, None).await;
+        provision::provision(&registry, &wish, &files, args.dry_run).await?
     };
     let settings = settings(&outcome, &config);
     output.show(Done { outcome, settings }, shown)
 }
 
+/// The registry, with `credentials` or those of the default chain.
+async fn registry(config: &Config, credentials: Option<SharedCredentialsProvider>) -> Aws {
+    let region = aws::region_of(&config.cloud.endpoint).map(ToOwned::to_owned);
+    Aws::new(&aws::config(region, credentials).await)
+}
+
+/// Replaces the certificate if it ends within `within`. Credentials are asked for only if there is something to do.
+async fn renew(config: &Config, thing: String, within: Period, dry_run: bool) -> Result<Outcome, CliError> {
+    let cloud = &config.cloud;
+    if cloud.endpoint.is_empty() {
+        return Err(CliError::usage("nothing says where a new certificate has to prove itself")
+            .hint("name cloud.endpoint"));
+    }
+    let proof = Broker { endpoint: cloud.endpoint.clone(), port: cloud.port, thing: thing.clone() };
+    let before = Timestamp::now().checked_add(within.0).unwrap_or(Timestamp::MAX);
+    let renewal = Renewal { thing: thing.clone(), tls: config.cloud_tls(), before, proof };
+    let (mut calls, mut left) = (Vec::new(), None);
+    for due in Due::ALL {
+        if !renewal.is_due(due, dry_run)? {
+            continue;
+        }
+        match serve(config, &renewal, due, dry_run).await {
+            Ok(made) => calls.extend(made),
+            // What an earlier renewal left does not hold up the next one.
+            Err(error) if due == Due::Retire => left = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if let Some(error) = left {
+        return Err(error.into());
+    }
+    let certificate = renewal.files().certificate_id().map_err(ProvisionError::from)?;
+    Ok(Outcome { thing, endpoint: Some(cloud.endpoint.clone()), certificate, dry_run, calls })
+}
+
+/// Does what is due with the credentials that it needs: those of the role alias if there is one, else of the default chain.
+async fn serve(
+    config: &Config,
+    renewal: &Renewal<Broker>,
+    due: Due,
+    dry_run: bool,
+) -> Result<Vec<Call>, ProvisionError> {
+    let Some(alias) = config.role_alias() else {
+        return renewal.serve(due, &registry(config, None).await, dry_run).await;
+    };
+    let of = |due| RoleAlias { thing: renewal.thing.clone(), tls: renewal.pair(due), ..alias.clone() };
+    let given = match of(due).exchange().await {
+        // A certificate that is refused where the present one is not is in force no longer.
+        Err(error)
+            if due == Due::Retire && error.is_refusal() && of(Due::Replace).exchange().await.is_ok() =>
+        {
+            if !dry_run {
+                renewal.files().old().remove()?;
+            }
+            return Ok(Vec::new());
+        }
+        given => SharedCredentialsProvider::new(given?),
+    };
+    renewal.serve(due, &registry(config, Some(given)).await, dry_run).await
+}
+
 pub(super) async fn undo(args: &UndoArgs, output: Output) -> Result<Exit, CliError> {
     let config = load(args.config.as_deref())?;
     let thing = thing(args.thing.as_ref(), &config)?;
-    let region = aws::region_of(&config.cloud.endpoint).map(ToOwned::to_owned);
-    let registry = Aws::new(&aws::config(region, None).await);
+    let registry = registry(&config, None).await;
     let outcome = provision::deprovision(&registry, &thing, args.dry_run).await?;
     output.show(Done { outcome, settings: None }, shown)
 }

@@ -1,5 +1,7 @@
 //! What each room needs of the configuration, in that room's own terms.
 
+use std::path::PathBuf;
+
 use tidegate_common::verdict;
 
 use crate::{
@@ -7,6 +9,7 @@ use crate::{
     datapath::{IdleLimits, LoadOptions},
     decide::ResponseConfig,
     enforce::Settings,
+    fleet::{role::RoleAlias, tls::TlsFiles},
     learn::LearnConfig,
     store::OutboxLimits,
 };
@@ -43,6 +46,27 @@ impl Config {
     /// How much may wait for the cloud.
     pub fn outbox_limits(&self) -> OutboxLimits {
         OutboxLimits { rows: self.cloud.outbox_rows, bytes: self.cloud.outbox_bytes }
+    }
+
+    /// Whom the cloud's side is trusted by, and what the gateway shows it.
+    pub fn cloud_tls(&self) -> TlsFiles {
+        let cloud = &self.cloud;
+        TlsFiles {
+            ca: Some(PathBuf::from(&cloud.ca)).filter(|path| !path.as_os_str().is_empty()),
+            certificate: PathBuf::from(&cloud.certificate),
+            key: PathBuf::from(&cloud.key),
+        }
+    }
+
+    /// The role alias that gives the gateway's certificate credentials of AWS, if one is named.
+    pub fn role_alias(&self) -> Option<RoleAlias> {
+        let section = &self.cloudwatch;
+        (!section.role_alias.is_empty()).then(|| RoleAlias {
+            endpoint: section.credentials_endpoint.clone(),
+            alias: section.role_alias.clone(),
+            thing: self.gateway_name(),
+            tls: self.cloud_tls(),
+        })
     }
 
     /// When silent flows are swept.

@@ -405,7 +405,7 @@ section! {
     Cloudwatch {
         /// Whether numbers are sent.
         enabled: bool = false,
-        /// How often, 1s to 1h. Each reading has up to 14 metrics.
+        /// How often, 1s to 1h. Each reading has up to 15 metrics.
         interval: Period = Period::minutes(1),
         /// Whether CloudWatch keeps them by the second instead of by the minute, which costs more.
         high_resolution: bool = false,

@@ -28,7 +28,7 @@ pub async fn fetch(url: &str, origins: &[String], ca: Option<&Path>) -> Result<V
         match url.strip_prefix("file://") {
             Some(path) => read(path),
             None => match tls::web(ca) {
-                Ok(config) => get(url, config, &[]).await,
+                Ok(config) => get(url, config, &[]).await.map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
             },
         }
@@ -47,20 +47,31 @@ fn read(path: &str) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| error.to_string())
 }
 
-/// The answer to a request with `headers`; why there is none. Whoever calls it bounds the time.
+/// Why a request brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum GetError {
+    /// The server answered something else.
+    #[error("the server answered {0}")]
+    Status(StatusCode),
+    /// There was no answer, or none that could be read.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// The answer to a request with `headers`. Whoever calls it bounds the time.
 pub(super) async fn get(
     url: &str,
     config: ClientConfig,
     headers: &[(&'static str, &str)],
-) -> Result<Vec<u8>, String> {
-    fn said(error: &impl ToString) -> String {
-        error.to_string()
+) -> Result<Vec<u8>, GetError> {
+    fn said(error: &impl ToString) -> GetError {
+        GetError::Failed(error.to_string())
     }
     let uri: Uri = url.parse().map_err(|error: hyper::http::uri::InvalidUri| said(&error))?;
     if uri.scheme_str() != Some("https") {
-        return Err("only https and file are fetched".to_owned());
+        return Err(GetError::Failed("only https and file are fetched".to_owned()));
     }
-    let host = uri.host().ok_or("it names no host")?.to_owned();
+    let host = uri.host().ok_or_else(|| said(&"it names no host"))?.to_owned();
     let stream = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(443)))
         .await
         .map_err(|error| said(&error))?;
@@ -79,10 +90,10 @@ pub(super) async fn get(
     let exchange = async {
         let answer = sender.send_request(request).await.map_err(|error| said(&error))?;
         if answer.status() != StatusCode::OK {
-            return Err(format!("the server answered {}", answer.status()));
+            return Err(GetError::Status(answer.status()));
         }
         let body = Limited::new(answer.into_body(), MAX_BYTES).collect().await;
-        body.map(|body| body.to_bytes().to_vec()).map_err(|error| error.to_string())
+        body.map(|body| body.to_bytes().to_vec()).map_err(|error| said(&error))
     };
     let mut connection = pin!(connection);
     let mut exchange = pin!(exchange);

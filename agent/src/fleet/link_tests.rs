@@ -155,6 +155,37 @@ fn strangers_are_refused_on_both_sides() {
 }
 
 #[test]
+fn a_new_certificate_on_the_disk_is_taken_up_without_a_word_lost() {
+    isolated("a_new_certificate_on_the_disk_is_taken_up_without_a_word_lost", |place| {
+        let _mosquitto = Program::broker(place);
+        let (_presence, presence) = listen("tidegate/#", "presence");
+        let mut world = World::start(settings(place, "ours.pem", "gw-1"), &place.join("tidegate.db"));
+        world.write(20, "before");
+        world.until("the first reports", |world| world.waiting() == 0);
+        // A key without its certificate is not taken up, and the connection stays.
+        fs::rename(place.join("gw-1.key"), place.join("old.key")).unwrap();
+        fs::rename(place.join("next/gw-1.key"), place.join("gw-1.key")).unwrap();
+        let since = std::time::Instant::now();
+        world.until("a look at the files", |_| since.elapsed() > std::time::Duration::from_secs(7));
+        world.write(1, "between");
+        world.until("the report between", |world| world.waiting() == 0);
+        assert_eq!((world.online, world.renewed), (1, 0));
+        fs::rename(place.join("next/gw-1.crt"), place.join("gw-1.crt")).unwrap();
+        world.until("the new certificate", |world| world.renewed == 1);
+        world.write(20, "after");
+        world.until("the reports after it", |world| world.waiting() == 0);
+        assert_eq!((world.online, world.offline.len()), (2, 0));
+        world.end();
+        // It said goodbye: a last will would have told that the gateway is gone.
+        let mut said = Vec::new();
+        while said.iter().filter(|text| *text == r#"{"online":true}"#).count() < 2 {
+            said.push(presence.recv_timeout(LONG).unwrap().1);
+        }
+        assert!(!said.contains(&r#"{"online":false}"#.to_owned()), "{said:?}");
+    });
+}
+
+#[test]
 fn the_shadow_is_heard_and_answered_and_presence_is_told() {
     isolated("the_shadow_is_heard_and_answered_and_presence_is_told", |place| {
         let _mosquitto = Program::broker(place);

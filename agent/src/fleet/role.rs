@@ -1,20 +1,40 @@
 //! Credentials for the gateway's own certificate: AWS IoT's credential provider exchanges it for short-lived ones of a role alias, so no
 //! key of AWS is kept anywhere.
 
+use std::time::Duration;
+
 use aws_credential_types::{
     Credentials,
-    provider::{self, ProvideCredentials, error::CredentialsError, future},
+    provider::{ProvideCredentials, error::CredentialsError, future},
 };
 use jiff::Timestamp;
 use serde::Deserialize;
+use tokio::time::timeout;
 
 use super::{
-    fetch::get,
+    fetch::{GetError, get},
     tls::{self, TlsFiles},
 };
 
+/// How long the provider may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Header that names the thing, for policies with its name.
 const THING: &str = "x-amzn-iot-thingname";
+
+/// A certificate was given no credentials.
+#[derive(Debug, thiserror::Error)]
+#[error("{url}: {cause}")]
+pub struct RoleError {
+    url: String,
+    cause: GetError,
+}
+
+impl RoleError {
+    /// Whether the provider itself said no, so that asking again is of no use.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.cause, GetError::Status(status) if status.is_client_error())
+    }
+}
 
 /// A role alias at an endpoint of the credential provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,13 +78,16 @@ fn credentials(answer: &[u8]) -> Result<Credentials, String> {
 }
 
 impl RoleAlias {
-    async fn ask(&self) -> provider::Result {
+    /// Credentials for the certificate.
+    pub async fn exchange(&self) -> Result<Credentials, RoleError> {
         let url = format!("https://{}/role-aliases/{}/credentials", self.endpoint, self.alias);
-        let config = tls::mutual(&self.tls).map_err(CredentialsError::provider_error)?;
-        let answer = get(&url, config, &[(THING, &self.thing)])
-            .await
-            .map_err(|cause| CredentialsError::provider_error(format!("{url}: {cause}")))?;
-        credentials(&answer).map_err(|cause| CredentialsError::provider_error(format!("{url}: {cause}")))
+        let asked = async {
+            let config = tls::mutual(&self.tls).map_err(|error| GetError::Failed(error.to_string()))?;
+            let answer = timeout(PATIENCE, get(&url, config, &[(THING, &self.thing)])).await;
+            let late = |_| GetError::Failed(format!("no answer within {} s", PATIENCE.as_secs()));
+            credentials(&answer.map_err(late)??).map_err(GetError::Failed)
+        };
+        asked.await.map_err(|cause| RoleError { url: url.clone(), cause })
     }
 }
 
@@ -73,7 +96,9 @@ impl ProvideCredentials for RoleAlias {
     where
         Self: 'a,
     {
-        future::ProvideCredentials::new(self.ask())
+        future::ProvideCredentials::new(async {
+            self.exchange().await.map_err(CredentialsError::provider_error)
+        })
     }
 }
 

@@ -92,6 +92,8 @@ pub(super) fn prepare(place: &Path) {
     fs::write(place.join("other.pem"), &other.pem).unwrap();
     ours.sign(place, "broker", &["localhost", "127.0.0.1"]);
     ours.sign(place, "gw-1", &[]);
+    fs::create_dir(place.join("next")).unwrap();
+    ours.sign(&place.join("next"), "gw-1", &[]);
     other.sign(place, "stranger", &[]);
     let shown = place.display();
     let config = format!(
@@ -196,6 +198,7 @@ pub(super) struct World {
     link: Option<JoinHandle<()>>,
     pub(super) written: u64,
     pub(super) online: u64,
+    pub(super) renewed: u64,
     pub(super) offline: Vec<String>,
     pub(super) desired: Vec<Desired>,
     pub(super) fetched: Vec<Result<Vec<u8>, String>>,
@@ -217,6 +220,7 @@ impl World {
             link: Some(link),
             written: 0,
             online: 0,
+            renewed: 0,
             offline: Vec::new(),
             desired: Vec::new(),
             fetched: Vec::new(),
@@ -278,6 +282,7 @@ impl World {
                         .unwrap();
                 }
                 Ok(News::Online) => self.online += 1,
+                Ok(News::Renewed) => self.renewed += 1,
                 Ok(News::Offline(why)) => self.offline.push(why),
                 Ok(News::Desired(wanted)) => self.desired.push(wanted.desired),
                 Ok(News::Fetched(_, fetched)) => self.fetched.push(fetched),

@@ -55,6 +55,18 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+/// What tells one version of certificate and key from another: number and time of the files. Nothing for one that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark([Option<(u64, i64, i64)>; 2]);
+
+/// The version that is there now.
+pub fn mark(files: &TlsFiles) -> Mark {
+    Mark([&files.certificate, &files.key].map(|path| {
+        let found = fs::metadata(path).ok()?;
+        Some((found.ino(), found.mtime(), found.mtime_nsec()))
+    }))
+}
+
 /// TLS of a connection to the message broker at `port`.
 pub fn broker(files: &TlsFiles, port: u16) -> Result<ClientConfig, TlsError> {
     let mut config = mutual(files)?;
@@ -64,7 +76,22 @@ pub fn broker(files: &TlsFiles, port: u16) -> Result<ClientConfig, TlsError> {
     Ok(config)
 }
 
+/// Where the next version of a file is until it takes its place.
+pub fn aside(path: &Path) -> PathBuf {
+    with_ending(path, ".new")
+}
+
+/// `path` with `ending` after its name.
+pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    PathBuf::from(name)
+}
+
 /// TLS in which the gateway shows its certificate.
+///
+/// A renewal exchanges the key first and its certificate right after: whoever reads between the two, or after a crash there, takes the
+/// certificate that fits the key from where it waits.
 pub fn mutual(files: &TlsFiles) -> Result<ClientConfig, TlsError> {
     let mode = fs::metadata(&files.key).map_err(unreadable(&files.key))?.mode();
     if mode & 0o077 != 0 {
@@ -72,10 +99,16 @@ pub fn mutual(files: &TlsFiles) -> Result<ClientConfig, TlsError> {
     }
     let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?)
         .map_err(|_| TlsError::Malformed { path: files.key.clone(), wanted: "private key" })?;
-    let chain = certificates(&files.certificate)?;
-    trusting(files.ca.as_deref())?
-        .with_client_auth_cert(chain, key)
-        .map_err(|error| TlsError::Setup(error.to_string()))
+    let showing = |certificate: &Path| {
+        trusting(files.ca.as_deref())?
+            .with_client_auth_cert(certificates(certificate)?, key.clone_key())
+            .map_err(|error| TlsError::Setup(error.to_string()))
+    };
+    let refused = match showing(&files.certificate) {
+        Err(refused @ TlsError::Setup(_)) => refused,
+        other => return other,
+    };
+    showing(&aside(&files.certificate)).map_err(|_| refused)
 }
 
 /// TLS of a fetch: no certificate is shown.

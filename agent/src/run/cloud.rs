@@ -18,7 +18,6 @@ use crate::{
         link::{LinkSettings, News, Order, Wanted, serve},
         provision::identity::Files,
         shadow::{Reported, update},
-        tls::TlsFiles,
         topics::Topics,
     },
     policy::{Reason, Refused},
@@ -33,9 +32,11 @@ const FLEET: &str = "fleet";
 /// The link as the loop sees it.
 #[derive(Debug, Default)]
 pub(super) struct Cloud {
-    orders: Option<mpsc::Sender<Order>>,
+    pub(super) orders: Option<mpsc::Sender<Order>>,
     topics: Option<Topics>,
     pub(super) online: bool,
+    /// Until the certificate ends, as it was last seen.
+    pub(super) certificate_days: Option<u64>,
     pub(super) connects: u64,
     pub(super) failures: u64,
 }
@@ -48,11 +49,7 @@ fn settings(config: &Config) -> LinkSettings {
         port: cloud.port,
         thing: config.gateway_name(),
         rule: cloud.rule.clone(),
-        tls: TlsFiles {
-            ca: path(&cloud.ca),
-            certificate: PathBuf::from(&cloud.certificate),
-            key: PathBuf::from(&cloud.key),
-        },
+        tls: config.cloud_tls(),
         origins: cloud.policy_origins.clone(),
         web_ca: path(&cloud.policy_ca),
         defender: cloud.defender.format(),
@@ -97,6 +94,10 @@ impl Gateway {
                     self.degraded(&format!("{AWAY}: {why}"));
                 }
             }
+            News::Renewed => {
+                let text = "the link to the cloud takes up the new certificate";
+                self.tell(EventKind::Lifecycle, text.to_owned(), None, None);
+            }
             News::Want { after, most } => self.give(after, most),
             News::Acknowledged(sequences) => {
                 let stored = self.store.batch(Durability::Process, |store| store.acknowledge(&sequences));
@@ -113,7 +114,10 @@ impl Gateway {
         let cloud = &self.config.cloud;
         let files = Files { certificate: PathBuf::from(&cloud.certificate), key: PathBuf::from(&cloud.key) };
         // One that is not there or cannot be read is what the link reports.
-        let ends = files.ends().ok().flatten().filter(|ends| *ends < now + IN_TIME);
+        let ends = files.ends().ok().flatten();
+        self.cloud.certificate_days =
+            ends.map(|ends| u64::try_from(ends.duration_since(now).as_hours() / 24).unwrap_or(0));
+        let ends = ends.filter(|ends| *ends < now + IN_TIME);
         let why = ends.map(|ends| format!("on {ends}; `tidegate provision --renew-within 30d` replaces it"));
         self.trouble(ENDING, why.as_deref());
     }
@@ -192,5 +196,5 @@ impl Gateway {
 
 const AWAY: &str = "the cloud is not reached";
 const ENDING: &str = "the certificate for the cloud ends soon";
-/// How long before its end a certificate is to be replaced.
-const IN_TIME: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// How long before its end a certificate that nobody replaced is a problem. The timer has tried for nine days by then.
+const IN_TIME: SignedDuration = SignedDuration::from_hours(21 * 24);

@@ -1,7 +1,6 @@
 //! The gateway's numbers on their way to CloudWatch: read at an interval, handed to a thread of their own, never waited for.
 
 use std::{
-    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     thread,
     time::Instant,
@@ -13,11 +12,8 @@ use tokio::{runtime, sync::mpsc};
 use super::gateway::Gateway;
 use crate::{
     api::Snapshot,
-    config::Config,
     fleet::{
         aws,
-        role::RoleAlias,
-        tls::TlsFiles,
         watch::{
             Tally,
             client::Client,
@@ -53,21 +49,6 @@ impl Numbers {
     }
 }
 
-/// The role alias that the configuration names.
-fn role(config: &Config) -> Option<RoleAlias> {
-    let (section, cloud) = (&config.cloudwatch, &config.cloud);
-    (!section.role_alias.is_empty()).then(|| RoleAlias {
-        endpoint: section.credentials_endpoint.clone(),
-        alias: section.role_alias.clone(),
-        thing: config.gateway_name(),
-        tls: TlsFiles {
-            ca: Some(PathBuf::from(&cloud.ca)).filter(|path| !path.as_os_str().is_empty()),
-            certificate: PathBuf::from(&cloud.certificate),
-            key: PathBuf::from(&cloud.key),
-        },
-    })
-}
-
 impl Gateway {
     /// Starts the sending thread if it is wanted. It ends when the loop does.
     pub(super) fn start_numbers(&mut self) {
@@ -80,7 +61,7 @@ impl Gateway {
         let region = Some(section.region.clone())
             .filter(|region| !region.is_empty())
             .or_else(|| aws::region_of(&self.config.cloud.endpoint).map(ToOwned::to_owned));
-        let credentials = role(&self.config).map(SharedCredentialsProvider::new);
+        let credentials = self.config.role_alias().map(SharedCredentialsProvider::new);
         let (namespace, gateway) = (section.namespace.clone(), self.config.gateway_name());
         let high_resolution = section.high_resolution;
         let started = runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {

@@ -137,6 +137,7 @@ impl Gateway {
             reconcile_differences: tally.drift,
             scoring: self.tallies.scoring,
             cloud_online: self.cloud.online,
+            certificate_days: self.cloud.certificate_days,
             cloud_connects: self.cloud.connects,
             cloud_failures: self.cloud.failures,
             policy_version: self.policies.in_force().map_or(0, |held| held.document.version),

@@ -1,5 +1,10 @@
 //! The gateway's key and certificate on disk. The key is made here, stays in a file that only its owner may read, and is never printed;
 //! a certificate replaces the one before in one step.
+//!
+//! A renewal's files, in the order in which they come and go: `KEY.new` is the next key, `CERTIFICATE.new` what was issued for it; both together are
+//! a pair that nobody uses yet. Then the pair in use is kept as `KEY.old` and `CERTIFICATE.old`, `KEY.new` becomes `KEY` and `CERTIFICATE.new`
+//! becomes `CERTIFICATE`. At every moment a pair that works is found by [`crate::fleet::tls::mutual`]; `CERTIFICATE.new` without `KEY.new` is an exchange
+//! that [`Files::settle`] finishes. `.old` stays until AWS was told that the certificate is not used any more.
 
 use std::{
     fs, io,
@@ -13,7 +18,10 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::fleet::shadow::hash;
+use crate::fleet::{
+    shadow::hash,
+    tls::{aside, with_ending},
+};
 
 /// A file of the gateway's identity.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +64,7 @@ impl IdentityError {
     /// What to do.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Io { .. } => "run as root, or name other files with --certificate and --key",
+            Self::Io { .. } => "run as root, or name other files in cloud.certificate and cloud.key",
             Self::OpenKey(_) => "consider it known: move it away for a new one",
             Self::Malformed { .. } | Self::Keyless { .. } => "move it away, or name other files",
             Self::Request(_) => "the name may hold letters, digits, `-`, `_` and `:`",
@@ -74,16 +82,45 @@ pub struct Files {
 }
 
 impl Files {
-    /// Finishes an exchange that was cut off: a new certificate on the disk means that its key is there as well.
+    /// The pair that a renewal is about to put in place.
+    pub fn next(&self) -> Self {
+        Self { certificate: aside(&self.certificate), key: aside(&self.key) }
+    }
+
+    /// The pair that a renewal replaced, as long as AWS was not told.
+    pub fn old(&self) -> Self {
+        Self { certificate: with_ending(&self.certificate, ".old"), key: with_ending(&self.key, ".old") }
+    }
+
+    /// Finishes an exchange that was cut off: a new certificate without a new key means that the key is in its place already.
     pub fn settle(&self) -> Result<(), IdentityError> {
-        let (certificate, key) = (aside(&self.certificate), aside(&self.key));
-        if !certificate.exists() {
-            return Ok(());
+        let next = self.next();
+        if next.certificate.exists() && !next.key.exists() {
+            rename(&next.certificate, &self.certificate)?;
         }
-        if key.exists() {
-            fs::rename(&key, &self.key).map_err(io_error("write", &self.key))?;
+        Ok(())
+    }
+
+    /// Puts the next pair in the place of the present one, which is kept aside.
+    pub fn exchange(&self) -> Result<(), IdentityError> {
+        let (next, old) = (self.next(), self.old());
+        old.remove()?;
+        for (path, kept) in [(&self.key, &old.key), (&self.certificate, &old.certificate)] {
+            fs::hard_link(path, kept).map_err(io_error("keep", path))?;
         }
-        fs::rename(&certificate, &self.certificate).map_err(io_error("write", &self.certificate))
+        rename(&next.key, &self.key)?;
+        rename(&next.certificate, &self.certificate)
+    }
+
+    /// Removes this pair. The certificate goes first, so that what a crash leaves is a key without one.
+    pub fn remove(&self) -> Result<(), IdentityError> {
+        self.remove_certificate()?;
+        remove(&self.key)
+    }
+
+    /// Removes the certificate and leaves its key.
+    pub fn remove_certificate(&self) -> Result<(), IdentityError> {
+        remove(&self.certificate)
     }
 
     /// Until when the certificate is valid. Nothing if there is none.
@@ -113,27 +150,21 @@ impl Files {
         request_with(&self.key, common_name)
     }
 
-    /// The same with the next key, which takes the place of the present one together with its certificate.
-    pub fn request_anew(&self, common_name: &str) -> Result<String, IdentityError> {
-        request_with(&aside(&self.key), common_name)
+    /// Puts a certificate in the place of the one before. A renewal that was begun is given up.
+    pub fn keep_certificate(&self, pem: &str) -> Result<(), IdentityError> {
+        self.next().remove()?;
+        self.write_certificate(pem)
     }
 
-    /// Puts a certificate in the place of the one before, with its key if that is a new one.
-    pub fn keep_certificate(&self, pem: &str) -> Result<(), IdentityError> {
+    /// Writes the certificate, whole or not at all.
+    pub fn write_certificate(&self, pem: &str) -> Result<(), IdentityError> {
         if CertificateDer::from_pem_slice(pem.as_bytes()).is_err() {
             return Err(malformed(&self.certificate, "certificate"));
         }
-        // Whole or not at all: `settle` takes what bears this name for a certificate.
-        let (partial, whole) = (aside(&aside(&self.certificate)), aside(&self.certificate));
-        match fs::remove_file(&partial) {
-            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
-                return Err(io_error("replace", &partial)(cause));
-            }
-            _ => {}
-        }
+        let partial = with_ending(&self.certificate, ".part");
+        remove(&partial)?;
         create(&partial, pem.as_bytes(), 0o644)?;
-        fs::rename(&partial, &whole).map_err(io_error("write", &whole))?;
-        self.settle()
+        rename(&partial, &self.certificate)
     }
 }
 
@@ -162,11 +193,19 @@ fn request_with(file: &Path, common_name: &str) -> Result<String, IdentityError>
     params.serialize_request(&key).and_then(|request| request.pem()).map_err(failed)
 }
 
-/// Where the next version of a file is until it is whole.
-fn aside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    PathBuf::from(name)
+/// Removes a file if it is there.
+fn remove(path: &Path) -> Result<(), IdentityError> {
+    match fs::remove_file(path) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(cause)),
+        _ => Ok(()),
+    }
+}
+
+/// Renames, and has the directory know it before anything that follows.
+fn rename(from: &Path, to: &Path) -> Result<(), IdentityError> {
+    fs::rename(from, to).map_err(io_error("write", to))?;
+    let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(io_error("write", directory))
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
@@ -204,6 +243,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fleet::tls::{TlsError, TlsFiles, mutual};
 
     fn files() -> (tempfile::TempDir, Files) {
         let directory = tempfile::tempdir().unwrap();
@@ -247,32 +287,75 @@ mod tests {
         assert!(matches!(files.certificate_id(), Err(IdentityError::Keyless { .. })));
     }
 
-    #[test]
-    fn a_new_pair_takes_its_place_together_also_after_a_cut() {
-        let (_directory, files) = files();
+    /// A certificate for the key of `files`, put beside it.
+    fn certify(files: &Files) {
         files.request("gate-1").unwrap();
-        let first = fs::read(&files.key).unwrap();
-        let own = rcgen::generate_simple_self_signed(vec!["gate-1".to_owned()]).unwrap();
-        files.keep_certificate(&own.cert.pem()).unwrap();
+        let key = KeyPair::from_pem(&fs::read_to_string(&files.key).unwrap()).unwrap();
+        let own = CertificateParams::new(vec!["gate-1".to_owned()]).unwrap().self_signed(&key).unwrap();
+        files.write_certificate(&own.pem()).unwrap();
+    }
+
+    /// Id of the certificate of the pair that a connection would use.
+    fn usable(files: &Files) -> String {
+        let (certificate, key) = (files.certificate.clone(), files.key.clone());
+        mutual(&TlsFiles { ca: Some(certificate.clone()), certificate, key }).unwrap();
+        files.certificate_id().unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_new_pair_takes_its_place_and_a_cut_anywhere_leaves_one_that_works() {
+        let (_directory, files) = files();
+        certify(&files);
+        let first = usable(&files);
         assert!(files.ends().unwrap().unwrap() > Timestamp::now());
 
         // Cut before there is a certificate: the old pair stands, and the next request is for the same new key.
-        let request = files.request_anew("gate-1").unwrap();
+        files.next().request("gate-1").unwrap();
+        let next_key = fs::read(&files.next().key).unwrap();
         files.settle().unwrap();
-        assert_eq!(fs::read(&files.key).unwrap(), first);
-        let next_key = fs::read(aside(&files.key)).unwrap();
-        assert!(request.contains("REQUEST") && next_key != first);
-        files.request_anew("gate-1").unwrap();
-        assert_eq!(fs::read(aside(&files.key)).unwrap(), next_key);
+        assert_eq!((usable(&files), fs::read(&files.next().key).unwrap()), (first.clone(), next_key.clone()));
 
-        // Cut between the two: finished by whoever comes next.
-        let next = rcgen::generate_simple_self_signed(vec!["gate-1".to_owned()]).unwrap();
-        fs::write(aside(&files.certificate), next.cert.pem()).unwrap();
-        fs::rename(aside(&files.key), &files.key).unwrap();
+        // Cut before the pair has proven itself: the same.
+        certify(&files.next());
+        let second = files.next().certificate_id().unwrap().unwrap();
         files.settle().unwrap();
-        assert_eq!(files.certificate_id().unwrap(), Some(hash(next.cert.der())));
-        assert_eq!(fs::read(&files.key).unwrap(), next_key);
-        assert!(!aside(&files.key).exists() && !aside(&files.certificate).exists());
+        assert_eq!(
+            (usable(&files), files.next().certificate_id().unwrap()),
+            (first.clone(), Some(second.clone()))
+        );
+
+        // Cut between the two: the connection finds the certificate that fits, and whoever comes next finishes it.
+        let place = tempfile::tempdir().unwrap();
+        let half = Files { certificate: place.path().join("c"), key: place.path().join("k") };
+        fs::copy(&files.certificate, &half.certificate).unwrap();
+        fs::copy(&files.next().key, &half.key).unwrap();
+        fs::copy(&files.next().certificate, &half.next().certificate).unwrap();
+        usable(&half);
+        half.settle().unwrap();
+        assert_eq!(usable(&half), second);
+        assert!(!half.next().certificate.exists());
+
+        // Whole; twice, for a run that was cut off before it began to exchange leaves links of the same pair.
+        fs::hard_link(&files.key, files.old().key).unwrap();
+        files.exchange().unwrap();
+        assert_eq!((usable(&files), usable(&files.old())), (second, first));
+        assert_eq!(fs::metadata(&files.old().key).unwrap().mode() & 0o777, 0o600);
+        assert!(!files.next().key.exists() && !files.next().certificate.exists());
+        files.old().remove().unwrap();
+        files.old().remove().unwrap();
+        assert!(!files.old().key.exists());
+    }
+
+    #[test]
+    fn a_key_that_fits_no_certificate_is_refused_for_what_it_is() {
+        let (_directory, files) = files();
+        certify(&files);
+        certify(&files.next());
+        fs::copy(&files.next().key, &files.key).unwrap();
+        fs::copy(&files.certificate, &files.next().certificate).unwrap();
+        let (certificate, key) = (files.certificate.clone(), files.key.clone());
+        let refused = mutual(&TlsFiles { ca: Some(certificate.clone()), certificate, key }).unwrap_err();
+        assert!(matches!(refused, TlsError::Setup(_)), "{refused}");
     }
 
     proptest! {

@@ -2,22 +2,26 @@
 //!
 //! [`plan`] and [`farewell`] are pure: they compare what is there with what is wished and name the calls that are missing, so running
 //! twice does nothing the second time, and a run that was cut off is finished by the next. The private key is made here and never leaves
-//! its file. `registry` speaks to AWS, `identity` keeps the files, `policy` writes the policy, `claim` is the way over MQTT.
+//! its file. `registry` speaks to AWS, `identity` keeps the files, `policy` writes the policy, `claim` is the way over MQTT, `renewal` replaces a
+//! certificate before its end and `proof` sees that the new one is let in first.
 //! Nothing here runs in the daemon.
 
 pub mod claim;
 pub mod identity;
 pub mod policy;
+pub mod proof;
 pub mod registry;
+pub mod renewal;
+#[cfg(test)]
+mod renewal_tests;
 #[cfg(test)]
 mod tests;
 
-use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
 use self::identity::{Files, IdentityError};
-use super::aws::AwsError;
+use super::{aws::AwsError, role::RoleError};
 
 /// It could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +43,18 @@ pub enum ProvisionError {
     /// The claim was not granted.
     #[error("{0}")]
     Claim(String),
+    /// There is nothing that could be renewed.
+    #[error("there is no certificate to renew")]
+    Absent,
+    /// AWS does not know the gateway's certificate.
+    #[error("certificate {0} of this gateway is unknown at AWS")]
+    Unknown(String),
+    /// The gateway's certificate was given no credentials.
+    #[error("the role alias gives no credentials: {0}")]
+    Role(#[from] RoleError),
+    /// The new certificate was not let in.
+    #[error("the new certificate is not let in, and the one before stays: {0}")]
+    Unproven(String),
 }
 
 impl ProvisionError {
@@ -49,6 +65,17 @@ impl ProvisionError {
             Self::Identity(error) => error.hint(),
             Self::Inactive { .. } => {
                 "find out why; then activate it there, or move certificate and key away for new ones"
+            }
+            Self::Absent => "`tidegate provision` gets the first one",
+            Self::Unknown(_) => {
+                "was it made in another account or region? `tidegate provision` gets one that is known"
+            }
+            Self::Role(_) => {
+                "is the certificate active, may it do iot:AssumeRoleWithCertificate on the alias, does the role trust \
+                 credentials.iot.amazonaws.com, and are cloudwatch.role_alias and credentials_endpoint right?"
+            }
+            Self::Unproven(_) => {
+                "what was begun is kept and the next run goes on from there; do the policies at AWS let this thing connect?"
             }
             Self::Claim(_) => {
                 "are template, claim certificate and endpoint right, and is the template enabled?"
@@ -70,6 +97,8 @@ pub struct Wish {
     pub policy: String,
     /// Rule that takes reports.
     pub rule: String,
+    /// Role alias that its certificate may have credentials of.
+    pub role_alias: Option<String>,
 }
 
 /// A certificate as AWS knows it.
@@ -110,7 +139,7 @@ pub struct Seen {
     pub thing_attached: bool,
 }
 
-/// A certificate of a thing that is to go.
+/// A certificate of a thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
     /// Its id.
@@ -161,6 +190,8 @@ pub trait Registry {
     async fn see(&self, wish: &Wish, certificate: Option<&str>) -> Result<Seen, AwsError>;
     /// The thing's certificates; nothing if there is no such thing.
     async fn principals(&self, thing: &str) -> Result<Option<Vec<Principal>>, AwsError>;
+    /// A certificate with what `thing` has to do with it; nothing if it is unknown.
+    async fn certificate(&self, id: &str, thing: &str) -> Result<Option<(Known, Principal)>, AwsError>;
     /// Makes a call that needs no request for a certificate.
     async fn make(&self, call: &Call) -> Result<(), AwsError>;
     /// Has a request signed.
@@ -197,7 +228,7 @@ pub fn plan(wish: &Wish, seen: &Seen) -> Vec<Call> {
     if !seen.in_group {
         calls.push(Call::AddThingToThingGroup { thing: wish.thing.clone(), group: wish.group.clone() });
     }
-    let document = policy::document(&seen.scope, &wish.rule);
+    let document = policy::document(&seen.scope, &wish.rule, wish.role_alias.as_deref());
     match &seen.policy {
         None => calls.push(Call::CreatePolicy { name: wish.policy.clone(), document }),
         Some(present) if *present != document => {
@@ -231,60 +262,45 @@ pub fn farewell(thing: &str, principals: &[Principal]) -> Vec<Call> {
     calls
 }
 
-/// The calls that remove certificates from a thing.
+/// The calls that remove certificates from a thing, the one that ends their use first.
 fn retire(thing: &str, principals: &[Principal]) -> Vec<Call> {
     let mut calls = Vec::new();
     for principal in principals {
-        let certificate = principal.arn.clone();
-        calls.push(Call::DetachThingPrincipal { thing: thing.to_owned(), certificate });
+        let certificate = || principal.arn.clone();
+        let detach = Call::DetachThingPrincipal { thing: thing.to_owned(), certificate: certificate() };
         if principal.shared {
+            calls.push(detach);
             continue;
         }
-        for name in &principal.policies {
-            calls.push(Call::DetachPolicy { name: name.clone(), certificate: principal.arn.clone() });
-        }
         calls.push(Call::UpdateCertificate { id: principal.id.clone(), status: "INACTIVE" });
+        let policies = principal.policies.iter().cloned();
+        calls.extend(policies.map(|name| Call::DetachPolicy { name, certificate: certificate() }));
+        calls.push(detach);
         calls.push(Call::DeleteCertificate { id: principal.id.clone() });
     }
     calls
 }
 
-/// Does what is missing, or only names it. With `renew`, the certificate is replaced when it ends before then, and every other one of
-/// the thing is removed.
+/// Does what is missing, or only names it.
 pub async fn provision(
     registry: &impl Registry,
     wish: &Wish,
     files: &Files,
-    renew: Option<Timestamp>,
     dry_run: bool,
 ) -> Result<Outcome, ProvisionError> {
     if !dry_run {
         files.settle()?;
     }
     let id = files.certificate_id()?;
-    let mut seen = registry.see(wish, id.as_deref()).await?;
-    if let Some(known) = seen.certificate.as_ref().filter(|known| known.status != "ACTIVE") {
-        return Err(ProvisionError::Inactive { id: known.id.clone(), status: known.status.clone() });
-    }
-    let is_old = seen.certificate.is_some() && renew.is_some() && files.ends()? < renew;
-    if is_old {
-        seen = Seen { certificate: None, policy_attached: false, thing_attached: false, ..seen };
-    }
-    let mut calls = plan(wish, &seen);
-    if renew.is_some() {
-        let stays = seen.certificate.as_ref().map(|known| known.id.as_str());
-        let mut others = registry.principals(&wish.thing).await?.unwrap_or_default();
-        others.retain(|other| Some(other.id.as_str()) != stays);
-        calls.extend(retire(&wish.thing, &others));
-    }
+    let seen = registry.see(wish, id.as_deref()).await?;
+    check_active(seen.certificate.as_ref())?;
+    let calls = plan(wish, &seen);
     if !dry_run {
         let mut issued = None;
         for call in &calls {
             match call {
                 Call::CreateCertificateFromCsr { common_name } => {
-                    let request =
-                        if is_old { files.request_anew(common_name)? } else { files.request(common_name)? };
-                    let signed = registry.sign(&request).await?;
+                    let signed = registry.sign(&files.request(common_name)?).await?;
                     files.keep_certificate(&signed.pem)?;
                     issued = Some(signed.arn);
                 }
@@ -299,6 +315,16 @@ pub async fn provision(
         dry_run,
         calls,
     })
+}
+
+/// Somebody who switched a certificate off did not want another one to take its place.
+fn check_active(known: Option<&Known>) -> Result<(), ProvisionError> {
+    match known.filter(|known| known.status != "ACTIVE") {
+        Some(Known { id, status, .. }) => {
+            Err(ProvisionError::Inactive { id: id.clone(), status: status.clone() })
+        }
+        None => Ok(()),
+    }
 }
 
 /// `call` with the certificate that was issued meanwhile.

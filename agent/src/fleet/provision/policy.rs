@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 /// The client id and thing name of whoever is connected.
 const THING: &str = "${iot:Connection.Thing.ThingName}";
 
-/// The policy for resources of `scope` (`arn:PARTITION:iot:REGION:ACCOUNT`) and the rule `rule`.
-pub fn document(scope: &str, rule: &str) -> Value {
+/// The policy for resources of `scope` (`arn:PARTITION:iot:REGION:ACCOUNT`), the rule `rule` and a role alias.
+pub fn document(scope: &str, rule: &str, role_alias: Option<&str>) -> Value {
     let own = format!("$aws/things/{THING}");
     let topic = |name: &str| format!("{scope}:topic/{name}");
     let filter = |name: &str| format!("{scope}:topicfilter/{name}");
@@ -20,7 +20,7 @@ pub fn document(scope: &str, rule: &str) -> Value {
         .chain([topic(&format!("$aws/rules/{rule}/tidegate/{THING}/*"))])
         .collect::<Vec<_>>();
     let heard = ["shadow/name/policy/*", "jobs/*", "defender/metrics/*"];
-    json!({
+    let mut document = json!({
         "Version": "2012-10-17",
         "Statement": [
             { "Effect": "Allow", "Action": "iot:Connect", "Resource": format!("{scope}:client/{THING}") },
@@ -41,7 +41,13 @@ pub fn document(scope: &str, rule: &str) -> Value {
                 "Resource": heard.map(|name| topic(&format!("{own}/{name}"))),
             },
         ],
-    })
+    });
+    if let (Some(alias), Some(statements)) = (role_alias, document["Statement"].as_array_mut()) {
+        let alias = format!("{scope}:rolealias/{alias}");
+        statements
+            .push(json!({ "Effect": "Allow", "Action": "iot:AssumeRoleWithCertificate", "Resource": alias }));
+    }
+    document
 }
 
 #[cfg(test)]
@@ -75,7 +81,11 @@ mod tests {
     #[test]
     fn the_link_may_do_what_it_does_and_nothing_under_another_name() {
         let scope = "arn:aws:iot:eu-central-1:123456789012";
-        let document = document(scope, "reports");
+        let with_alias = document(scope, "reports", Some("gateways"));
+        let alias = format!("{scope}:rolealias/gateways");
+        assert!(allows(&with_alias, "iot:AssumeRoleWithCertificate", &alias));
+        let document = document(scope, "reports", None);
+        assert!(!allows(&document, "iot:AssumeRoleWithCertificate", &alias));
         let may = |action: &str, kind: &str, name: &str| {
             allows(&document, action, &format!("{scope}:{kind}/{name}"))
         };

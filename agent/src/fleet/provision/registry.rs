@@ -70,6 +70,27 @@ impl Aws {
         Ok(names)
     }
 
+    async fn known(&self, id: &str) -> Result<Option<Known>, AwsError> {
+        let request = self.iot.describe_certificate().certificate_id(id);
+        let described = present(ask!("iot:DescribeCertificate", request))?;
+        let description = described.and_then(|answer| answer.certificate_description);
+        Ok(description.map(|description| Known {
+            id: id.to_owned(),
+            arn: description.certificate_arn().unwrap_or_default().to_owned(),
+            status: description.status().map(|status| status.as_str().to_owned()).unwrap_or_default(),
+        }))
+    }
+
+    async fn principal(&self, id: &str, arn: &str, thing: &str) -> Result<Principal, AwsError> {
+        let things = ask!("iot:ListPrincipalThings", self.iot.list_principal_things().principal(arn))?;
+        Ok(Principal {
+            id: id.to_owned(),
+            arn: arn.to_owned(),
+            policies: self.policies_of(arn).await?,
+            shared: things.things().iter().any(|other| other != thing),
+        })
+    }
+
     async fn principals_of(&self, thing: &str) -> Result<Option<Vec<String>>, AwsError> {
         let mut pages = self.iot.list_thing_principals().thing_name(thing).into_paginator().items().send();
         let mut arns = Vec::new();
@@ -123,17 +144,11 @@ impl Registry for Aws {
             seen.old_versions = self.versions_of(&wish.policy).await?;
         }
         let Some(id) = certificate else { return Ok(seen) };
-        let described =
-            present(ask!("iot:DescribeCertificate", iot.describe_certificate().certificate_id(id)))?;
-        let Some(described) = described.and_then(|answer| answer.certificate_description) else {
-            return Ok(seen);
-        };
-        let arn = described.certificate_arn().unwrap_or_default().to_owned();
-        let status = described.status().map(|status| status.as_str().to_owned()).unwrap_or_default();
-        seen.policy_attached = self.policies_of(&arn).await?.contains(&wish.policy);
+        let Some(known) = self.known(id).await? else { return Ok(seen) };
+        seen.policy_attached = self.policies_of(&known.arn).await?.contains(&wish.policy);
         seen.thing_attached =
-            thing && self.principals_of(&wish.thing).await?.is_some_and(|arns| arns.contains(&arn));
-        seen.certificate = Some(Known { id: id.to_owned(), arn, status });
+            thing && self.principals_of(&wish.thing).await?.is_some_and(|arns| arns.contains(&known.arn));
+        seen.certificate = Some(known);
         Ok(seen)
     }
 
@@ -145,15 +160,15 @@ impl Registry for Aws {
         let mut principals = Vec::new();
         for arn in arns {
             let Some((_, id)) = arn.split_once(":cert/") else { continue };
-            let things = ask!("iot:ListPrincipalThings", self.iot.list_principal_things().principal(&arn))?;
-            principals.push(Principal {
-                id: id.to_owned(),
-                policies: self.policies_of(&arn).await?,
-                shared: things.things().iter().any(|other| other != thing),
-                arn,
-            });
+            principals.push(self.principal(id, &arn, thing).await?);
         }
         Ok(Some(principals))
+    }
+
+    async fn certificate(&self, id: &str, thing: &str) -> Result<Option<(Known, Principal)>, AwsError> {
+        let Some(known) = self.known(id).await? else { return Ok(None) };
+        let principal = self.principal(id, &known.arn, thing).await?;
+        Ok(Some((known, principal)))
     }
 
     async fn make(&self, call: &Call) -> Result<(), AwsError> {

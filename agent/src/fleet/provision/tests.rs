@@ -5,34 +5,39 @@
 use std::{cell::RefCell, collections::BTreeMap};
 
 use proptest::prelude::*;
+use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
 use serde_json::json;
 use tokio::runtime::Builder;
 
 use super::*;
 
-const SCOPE: &str = "arn:aws:iot:eu-central-1:123456789012";
+pub(super) const SCOPE: &str = "arn:aws:iot:eu-central-1:123456789012";
 
 /// A certificate: name of the resource, status, policies, things.
-type Row = (String, &'static str, Vec<String>, Vec<String>);
+pub(super) type Row = (String, &'static str, Vec<String>, Vec<String>);
 
 #[derive(Debug, Default)]
-struct Model {
-    seen: Seen,
+pub(super) struct Model {
+    pub(super) seen: Seen,
     /// Certificates by id.
-    certificates: BTreeMap<String, Row>,
-    calls: usize,
+    pub(super) certificates: BTreeMap<String, Row>,
+    pub(super) calls: usize,
 }
 
 /// Fails every call after `patience` calls.
-struct Fake {
-    model: RefCell<Model>,
-    patience: usize,
+pub(super) struct Fake {
+    pub(super) model: RefCell<Model>,
+    pub(super) patience: usize,
+    authority: Issuer<'static, KeyPair>,
 }
 
 impl Fake {
-    fn new(seen: Seen) -> Self {
+    pub(super) fn new(seen: Seen) -> Self {
         let model = Model { seen: Seen { scope: SCOPE.to_owned(), ..seen }, ..Model::default() };
-        Self { model: RefCell::new(model), patience: usize::MAX }
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = Issuer::new(params, KeyPair::generate().unwrap());
+        Self { model: RefCell::new(model), patience: usize::MAX, authority }
     }
 
     fn spend(&self) -> Result<(), AwsError> {
@@ -41,10 +46,22 @@ impl Fake {
         if model.calls > self.patience { Err(AwsError::incomplete("iot:Any")) } else { Ok(()) }
     }
 
-    fn id_of(model: &Model, arn: Option<&String>) -> String {
+    fn known_of(model: &Model, arn: Option<&String>) -> Result<String, AwsError> {
         let found = model.certificates.iter().find(|(_, (known, ..))| Some(known) == arn);
-        found.map(|(id, _)| id.clone()).unwrap()
+        let absent = AwsError {
+            code: Some("ResourceNotFoundException".to_owned()),
+            ..AwsError::incomplete("iot:Any")
+        };
+        found.map(|(id, _)| id.clone()).ok_or(absent)
     }
+
+    fn id_of(model: &Model, arn: Option<&String>) -> String {
+        Self::known_of(model, arn).unwrap()
+    }
+}
+
+fn principal(id: &str, (arn, _, policies, things): &Row) -> Principal {
+    Principal { id: id.to_owned(), arn: arn.clone(), policies: policies.clone(), shared: things.len() > 1 }
 }
 
 impl Registry for Fake {
@@ -65,15 +82,18 @@ impl Registry for Fake {
 
     async fn principals(&self, thing: &str) -> Result<Option<Vec<Principal>>, AwsError> {
         let model = self.model.borrow();
-        let of = |(id, (arn, _, policies, things)): (&String, &Row)| {
-            things.iter().any(|name| name == thing).then(|| Principal {
-                id: id.clone(),
-                arn: arn.clone(),
-                policies: policies.clone(),
-                shared: things.len() > 1,
-            })
-        };
+        let of =
+            |(id, row): (&String, &Row)| row.3.iter().any(|name| name == thing).then(|| principal(id, row));
         Ok(model.seen.thing.then(|| model.certificates.iter().filter_map(of).collect()))
+    }
+
+    async fn certificate(&self, id: &str, _: &str) -> Result<Option<(Known, Principal)>, AwsError> {
+        let model = self.model.borrow();
+        let of = |row: &Row| {
+            let known = Known { id: id.to_owned(), arn: row.0.clone(), status: row.1.to_owned() };
+            (known, principal(id, row))
+        };
+        Ok(model.certificates.get(id).map(of))
     }
 
     async fn make(&self, call: &Call) -> Result<(), AwsError> {
@@ -100,12 +120,16 @@ impl Registry for Fake {
                 assert!(model.seen.policy.replace(document).is_some());
             }
             Call::AttachPolicy { name, certificate } => {
-                let id = Self::id_of(&model, certificate.as_ref());
-                model.certificates.get_mut(&id).unwrap().2.push(name);
+                let id = Self::known_of(&model, certificate.as_ref())?;
+                let policies = &mut model.certificates.get_mut(&id).unwrap().2;
+                policies.retain(|known| *known != name);
+                policies.push(name);
             }
             Call::AttachThingPrincipal { thing, certificate } => {
-                let id = Self::id_of(&model, certificate.as_ref());
-                model.certificates.get_mut(&id).unwrap().3.push(thing);
+                let id = Self::known_of(&model, certificate.as_ref())?;
+                let things = &mut model.certificates.get_mut(&id).unwrap().3;
+                things.retain(|known| *known != thing);
+                things.push(thing);
             }
             Call::DetachThingPrincipal { thing, certificate } => {
                 let id = Self::id_of(&model, Some(&certificate));
@@ -131,34 +155,35 @@ impl Registry for Fake {
 
     async fn sign(&self, csr: &str) -> Result<Issued, AwsError> {
         self.spend()?;
-        assert!(csr.contains("CERTIFICATE REQUEST"));
-        let own = rcgen::generate_simple_self_signed(vec!["gate".to_owned()]).unwrap();
-        let id = crate::fleet::shadow::hash(own.cert.der());
+        let request = CertificateSigningRequestParams::from_pem(csr).unwrap();
+        let signed = request.signed_by(&self.authority).unwrap();
+        let id = crate::fleet::shadow::hash(signed.der());
         let arn = format!("{SCOPE}:cert/{id}");
         let row = (arn.clone(), "ACTIVE", Vec::new(), Vec::new());
         self.model.borrow_mut().certificates.insert(id, row);
-        Ok(Issued { arn, pem: own.cert.pem() })
+        Ok(Issued { arn, pem: signed.pem() })
     }
 }
 
-fn wish() -> Wish {
+pub(super) fn wish() -> Wish {
     Wish {
         thing: "gate".to_owned(),
         thing_type: "tidegate-gateway".to_owned(),
         group: "tidegate".to_owned(),
         policy: "tidegate-gateway".to_owned(),
         rule: "tidegate_reports".to_owned(),
+        role_alias: None,
     }
 }
 
-fn files() -> (tempfile::TempDir, Files) {
+pub(super) fn files() -> (tempfile::TempDir, Files) {
     let directory = tempfile::tempdir().unwrap();
     let files =
         Files { certificate: directory.path().join("cloud.crt"), key: directory.path().join("cloud.key") };
     (directory, files)
 }
 
-fn wait<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn wait<T>(work: impl Future<Output = T>) -> T {
     Builder::new_current_thread().build().unwrap().block_on(work)
 }
 
@@ -166,7 +191,7 @@ fn seen() -> impl Strategy<Value = Seen> {
     let policy = prop_oneof![
         Just(None),
         Just(Some(json!({ "Version": "2012-10-17", "Statement": [] }))),
-        Just(Some(policy::document(SCOPE, "tidegate_reports"))),
+        Just(Some(policy::document(SCOPE, "tidegate_reports", None))),
     ];
     (any::<[bool; 3]>(), policy, 0usize..5).prop_map(|([thing_type, group, in_group], policy, old)| Seen {
         thing_type,
@@ -185,11 +210,11 @@ proptest! {
         let (_directory, files) = files();
         let mut registry = Fake::new(seen);
         registry.patience = cut;
-        let first = wait(provision(&registry, &wish(), &files, None, false));
+        let first = wait(provision(&registry, &wish(), &files, false));
         registry.patience = usize::MAX;
-        let second = wait(provision(&registry, &wish(), &files, None, false)).unwrap();
+        let second = wait(provision(&registry, &wish(), &files, false)).unwrap();
         prop_assert!(first.is_err() || second.calls.is_empty());
-        let third = wait(provision(&registry, &wish(), &files, None, false)).unwrap();
+        let third = wait(provision(&registry, &wish(), &files, false)).unwrap();
         prop_assert_eq!(third.calls, vec![]);
         let model = registry.model.borrow();
         prop_assert_eq!(model.certificates.len(), 1);
@@ -203,10 +228,10 @@ proptest! {
     fn a_dry_run_names_the_calls_and_does_nothing(seen in seen()) {
         let (_directory, files) = files();
         let registry = Fake::new(seen);
-        let dry = wait(provision(&registry, &wish(), &files, None, true)).unwrap();
+        let dry = wait(provision(&registry, &wish(), &files, true)).unwrap();
         prop_assert_eq!(registry.model.borrow().calls, 0);
         prop_assert!(!files.key.exists() && !files.certificate.exists());
-        let wet = wait(provision(&registry, &wish(), &files, None, false)).unwrap();
+        let wet = wait(provision(&registry, &wish(), &files, false)).unwrap();
         prop_assert_eq!(dry.calls, wet.calls);
     }
 }
@@ -215,7 +240,7 @@ proptest! {
 fn a_thing_goes_with_its_certificates_and_leaves_what_others_use() {
     let (_directory, files) = files();
     let registry = Fake::new(Seen::default());
-    wait(provision(&registry, &wish(), &files, None, false)).unwrap();
+    wait(provision(&registry, &wish(), &files, false)).unwrap();
     let shared =
         (format!("{SCOPE}:cert/shared"), "ACTIVE", vec![], vec!["gate".to_owned(), "other".to_owned()]);
     registry.model.borrow_mut().certificates.insert("shared".to_owned(), shared);
@@ -230,41 +255,18 @@ fn a_thing_goes_with_its_certificates_and_leaves_what_others_use() {
     assert_eq!(wait(deprovision(&registry, "gate", false)).unwrap().calls, []);
     // The file's certificate is unknown now: the next run asks for another with the same key.
     let key = std::fs::read(&files.key).unwrap();
-    wait(provision(&registry, &wish(), &files, None, false)).unwrap();
+    wait(provision(&registry, &wish(), &files, false)).unwrap();
     assert_eq!(std::fs::read(&files.key).unwrap(), key);
-}
-
-#[test]
-fn a_certificate_is_renewed_before_its_end_and_the_one_before_is_removed() {
-    let (_directory, files) = files();
-    let registry = Fake::new(Seen::default());
-    let first = wait(provision(&registry, &wish(), &files, None, false)).unwrap();
-    let key = std::fs::read(&files.key).unwrap();
-    let now = Some(Timestamp::now());
-    assert_eq!(wait(provision(&registry, &wish(), &files, now, false)).unwrap().calls, [], "there is time");
-
-    let ends = files.ends().unwrap().unwrap();
-    let later = Some(ends + jiff::SignedDuration::from_secs(1));
-    let named = wait(provision(&registry, &wish(), &files, later, true)).unwrap();
-    assert_eq!(std::fs::read(&files.key).unwrap(), key);
-    let done = wait(provision(&registry, &wish(), &files, later, false)).unwrap();
-    assert_eq!(named.calls, done.calls);
-    assert_ne!(std::fs::read(&files.key).unwrap(), key, "a new key");
-    assert_ne!(first.certificate, done.certificate);
-    let model = registry.model.borrow();
-    assert_eq!(model.certificates.keys().collect::<Vec<_>>(), [done.certificate.as_ref().unwrap()]);
-    let (_, status, policies, things) = model.certificates.values().next().unwrap();
-    assert_eq!((*status, policies.len(), things.len()), ("ACTIVE", 1, 1));
 }
 
 #[test]
 fn a_certificate_that_was_switched_off_is_not_replaced() {
     let (_directory, files) = files();
     let registry = Fake::new(Seen::default());
-    wait(provision(&registry, &wish(), &files, None, false)).unwrap();
+    wait(provision(&registry, &wish(), &files, false)).unwrap();
     for row in registry.model.borrow_mut().certificates.values_mut() {
         row.1 = "REVOKED";
     }
-    let refused = wait(provision(&registry, &wish(), &files, None, false));
+    let refused = wait(provision(&registry, &wish(), &files, false));
     assert!(matches!(refused, Err(ProvisionError::Inactive { ref status, .. }) if status == "REVOKED"));
 }

@@ -59,6 +59,7 @@ pub fn figures(now: &Snapshot, before: Option<&Snapshot>) -> Vec<Figure> {
         count("OutboxDepth", now.outbox.iter().map(|(_, tally)| tally.waiting).sum()),
         count("CloudOnline", u64::from(now.cloud_online)),
     ];
+    figures.extend(now.certificate_days.map(|days| count("CertificateDays", days)));
     let Some(before) = before else { return figures };
     type Counter = fn(&Snapshot) -> u64;
     let counters: [(&str, Counter); 6] = [
