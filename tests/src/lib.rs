@@ -20,6 +20,7 @@ pub mod process;
 pub mod report;
 pub mod service;
 pub mod sniffer;
+pub mod storm;
 pub mod topology;
 pub mod web;
 

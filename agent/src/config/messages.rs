@@ -142,6 +142,7 @@ impl Config {
             connections: limits.connections as usize,
             connections_per_source: limits.connections_per_source as usize,
             connects_per_second: limits.connects_per_second,
+            strangers_per_second: limits.strangers_per_second,
             connect_timeout: limits.connect_timeout.0,
             packet_bytes: limits.packet_bytes as usize,
             packet_timeout: limits.packet_timeout.0,

@@ -236,6 +236,10 @@ section! {
         connections_per_source: u32 = 20,
         /// New connections of one address in a second, 1 to 100,000.
         connects_per_second: u32 = 10,
+        /// New connections in a second, 1 to 100,000, of all addresses together from which no client has proven who it is since the
+        /// start. What a storm of connections from made-up addresses costs is bounded by it, handshakes with TLS above all; clients at
+        /// known addresses come through. Anonymous clients prove nothing. Times `connect_timeout` it should be less than `connections`.
+        strangers_per_second: u32 = 200,
         /// How long TLS and CONNECT may take together, 100ms to 1m.
         connect_timeout: Period = Period::seconds(5),
         /// Bytes of a packet, 1,024 to 16,777,216.

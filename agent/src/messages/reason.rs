@@ -34,6 +34,8 @@ reasons! {
     SourceConnections = "source-connections",
     /// Connections of one source came too fast.
     ConnectRate = "connect-rate",
+    /// Connections of sources that nobody knows came too fast together.
+    StrangerRate = "stranger-rate",
     /// The source guessed too often and has to wait.
     LockedOut = "locked-out",
     /// No CONNECT within the time for it.

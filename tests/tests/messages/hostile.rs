@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -14,7 +14,8 @@ use std::{
 use tidegate::messages::{Reason, read};
 use tidegate_tests::{
     mqtt::{self, Hello},
-    wait_for,
+    storm::{Greeting, Honest, Storm, percentile},
+    wait_for, web,
 };
 
 use super::setup::{PATIENCE, Setup, hello, resident};
@@ -159,6 +160,54 @@ fn a_storm_of_connections_stays_within_its_sources_limits() {
     assert!(taken <= 100 * (seconds + 2), "{taken} connections were taken in {seconds} s");
     assert!(matches!(setup.report(), Some(tidegate::messages::Report::Abuse(_))));
     good.end();
+}
+
+/// Bounds of what honest clients may notice; generous, for machines that do much else.
+const LATE_US: f64 = 2e6;
+
+#[test]
+fn storms_from_many_addresses_leave_those_alone_who_are_known() {
+    let directory = tempfile::tempdir().unwrap();
+    web::authority(directory.path(), "web", "127.0.0.1").unwrap();
+    let path = directory.path().display().to_string();
+    web::run(directory.path(), "mosquitto_passwd", &["-c", "-b", "passwords", "honest", "secret"]).unwrap();
+    let keys = format!(
+        "messages.listen = \"127.0.0.2:0\"\nmessages.require_certificate = false\nmessages.passwords = \"{path}/passwords\"\nmessages.certificate = \"{path}/web.crt\"\n\
+         messages.key = \"{path}/web.key\"\nmessage_limits.connects_per_second = 10\nmessage_limits.strangers_per_second = 50\n"
+    );
+    let Some(setup) = Setup::start_with_tls("storms", directory, &keys) else { return };
+    for (greeting, target, sources) in [
+        (Greeting::Silence, setup.address(), 1),
+        (Greeting::Silence, setup.address(), 1_000),
+        (Greeting::Tls, setup.tls.unwrap(), 1),
+        (Greeting::Tls, setup.tls.unwrap(), 1_000),
+    ] {
+        let SocketAddr::V4(target) = target else { panic!("{target} is not of version 4") };
+        let honest = Honest::start(setup.address(), ("honest", "secret"), "news/honest").unwrap();
+        let (before, memory) = (read(&setup.counters.accepted), resident("/proc/self/status"));
+        let storm = Storm { target, greeting, sources, per_second: 10_000 };
+        let stormed = storm.run(Duration::from_secs(3)).unwrap();
+        let taken = read(&setup.counters.accepted) - before;
+        let grown = resident("/proc/self/status").saturating_sub(memory) >> 20;
+        let noticed = honest.end().unwrap();
+        let [p99, longest] = [99, 100].map(|percent| percentile(&noticed.delays_us, percent).unwrap());
+        let slowest = percentile(&noticed.joins_us, 100);
+        println!(
+            "{greeting:?} from {sources}: {stormed:?}, {taken} taken, {grown} MiB more, {} messages p99 {p99:.0} us longest {longest:.0}, \
+             {} newcomers longest {slowest:?}, {} turned away",
+            noticed.delays_us.len(),
+            noticed.joins_us.len(),
+            noticed.turned_away
+        );
+        assert!(stormed.offered > 1_000.0, "no storm: {stormed:?}");
+        // Three seconds, one of allowance and one of whatever comes late; beside it newcomers.
+        assert!(taken <= 5 * 50 + 30, "{taken} connections were taken");
+        assert!(longest < LATE_US && slowest.is_some_and(|slowest| slowest < LATE_US));
+        assert_eq!(noticed.turned_away, 0);
+        assert!(grown < 64, "{grown} MiB");
+    }
+    assert!(setup.counters.refused(Reason::ConnectRate) > 1_000);
+    assert!(setup.counters.refused(Reason::StrangerRate) > 1_000);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Both stand in the lab's gateway, the guard as a part of `tidegate run`; mosquitto has the same limits in both. Each run sends every
 //! message from one publisher to one subscriber and fails if one is lost or out of order. The guard judges every packet; only
 //! the limits on rates and connections are out of the way. Commands are signed, and every step of judging them is taken. Memory is what 1,000 idle clients add to the agent, and the whole of
-//! mosquitto with as many.
+//! mosquitto with as many. Storms of connections against both come last ([`storm`]).
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ use tidegate_tests::{
     wait_for,
 };
 
-use super::{Context, Row};
+use super::{Context, Row, figures, storm};
 use crate::shell;
 
 const PEER: &str = "mosquitto alone";
@@ -37,7 +37,7 @@ const PAYLOAD: usize = 64;
 /// Commands that a device's habit is learned from.
 const LEARNED: usize = 110;
 
-/// Measures both qualities of service and memory.
+/// Measures everything, and writes what was measured into the documentation.
 pub(crate) fn rows(context: &Context) -> Result<Vec<Row>> {
     if !shell::is_root() {
         shell::skipped("suite messages", "only root may make network namespaces and load programs");
@@ -46,6 +46,16 @@ pub(crate) fn rows(context: &Context) -> Result<Vec<Row>> {
     netns::sweep();
     let _alone = tidegate_tests::alone()?;
     raise_file_limit()?;
+    let mut rows = throughput(context)?;
+    rows.extend(storm::rows(context)?);
+    if !context.smoke {
+        figures::write_messages(&shell::root().join("docs"), &rows)?;
+    }
+    Ok(rows)
+}
+
+/// Both qualities of service, memory, and commands.
+fn throughput(context: &Context) -> Result<Vec<Row>> {
     let topology = Topology::create()?;
     let bare = start_bare(&topology)?;
     let mut settings = Settings::new(shell::target_dir().join("release/tidegate"));
@@ -193,6 +203,7 @@ fn keys() -> Vec<(&'static str, String)> {
         ),
         ("message_limits.connections_per_source", "2000".to_owned()),
         ("message_limits.connects_per_second", "100000".to_owned()),
+        ("message_limits.strangers_per_second", "100000".to_owned()),
         ("message_limits.messages_per_second", "10000000".to_owned()),
         ("message_limits.bytes_per_second", "1000000000".to_owned()),
         ("message_limits.inflight", INFLIGHT.to_string()),
@@ -213,7 +224,7 @@ fn start_bare(topology: &Topology) -> Result<Process> {
     Process::start(command.arg("-c").arg(&file), &directory.join("bare.log"))
 }
 
-fn resident_mib(pid: u32) -> Result<f64> {
+pub(super) fn resident_mib(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(Path::new(&path)).with_context(|| format!("cannot read {path}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no resident memory")?;

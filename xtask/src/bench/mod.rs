@@ -11,6 +11,7 @@ mod kernel;
 mod messages;
 mod replay;
 mod scoring;
+mod storm;
 
 use std::fs;
 
@@ -149,12 +150,12 @@ fn measure(wanted: &str, context: &Context, output: &Output) -> Result<()> {
 
 fn print(rows: &[Row]) {
     println!(
-        "{:<20} {:>14} {:>14} {:>7} {:>7}  {:<22} unit",
+        "{:<32} {:>14} {:>14} {:>7} {:>7}  {:<22} unit",
         "name", "ours", "theirs", "ratio", "spread", "peer"
     );
     for row in rows {
         println!(
-            "{:<20} {:>14.1} {:>14.1} {:>7.2} {:>6.0}%  {:<22} {}",
+            "{:<32} {:>14.1} {:>14.1} {:>7.2} {:>6.0}%  {:<22} {}",
             row.name,
             row.ours,
             row.theirs,

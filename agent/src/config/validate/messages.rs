@@ -93,6 +93,7 @@ fn limits(check: &mut Check, config: &Config) {
     check.range("message_limits.connections", limits.connections, 1..=100_000);
     check.range("message_limits.connections_per_source", limits.connections_per_source, 1..=100_000);
     check.range("message_limits.connects_per_second", limits.connects_per_second, 1..=100_000);
+    check.range("message_limits.strangers_per_second", limits.strangers_per_second, 1..=100_000);
     let shortest = Period(Duration::from_millis(100));
     check.range("message_limits.connect_timeout", limits.connect_timeout, shortest..=Period::minutes(1));
     check.range("message_limits.packet_bytes", limits.packet_bytes, 1_024..=16_777_216);

@@ -16,6 +16,8 @@ use crate::messages::reason::{Meaning, Reason};
 const SOURCES: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 /// Identities whose retained topics are counted.
 const IDENTITIES: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
+/// Addresses remembered from which somebody proved who it is; apart from the others, which a storm makes up.
+const PROVEN: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 /// Refusals are counted over this long.
 const MINUTE: Duration = Duration::from_mins(1);
 /// Wrong passwords in a minute after which a source has to wait for the next.
@@ -30,6 +32,8 @@ pub struct Limits {
     pub connections_per_source: usize,
     /// New connections of one address in a second.
     pub connects_per_second: u32,
+    /// New connections in a second of all addresses together from which nobody has proven who it is.
+    pub strangers_per_second: u32,
     /// For TLS and CONNECT together.
     pub connect_timeout: Duration,
     /// Bytes of a packet.
@@ -125,6 +129,9 @@ pub(crate) struct Repeated {
 #[derive(Debug)]
 struct State {
     sources: LruCache<IpAddr, Source>,
+    proven: LruCache<IpAddr, ()>,
+    /// What strangers may take together: a storm of connections from many addresses costs no more handshakes than that.
+    strangers: Option<Bucket>,
     open: HashMap<IpAddr, usize>,
     retained: LruCache<String, HashSet<u64>>,
 }
@@ -140,6 +147,8 @@ impl Default for Shared {
     fn default() -> Self {
         let state = State {
             sources: LruCache::new(SOURCES),
+            proven: LruCache::new(PROVEN),
+            strangers: None,
             open: HashMap::new(),
             retained: LruCache::new(IDENTITIES),
         };
@@ -162,6 +171,7 @@ impl Shared {
         now: Instant,
     ) -> Result<(), Reason> {
         let mut state = self.state();
+        let state = &mut *state;
         let known = state.sources.get_or_insert_mut(source, || Source::new(limits, now));
         known.refresh(now);
         if known.refused.get(&Reason::Credentials).is_some_and(|guesses| *guesses >= GUESSES) {
@@ -169,6 +179,11 @@ impl Shared {
         }
         if known.connects.until().is_some_and(|then| then > now) {
             return Err(Reason::ConnectRate);
+        }
+        let is_proven = state.proven.get(&source).is_some();
+        let strangers = state.strangers.get_or_insert_with(|| Bucket::new(limits.strangers_per_second, now));
+        if !is_proven && strangers.until().is_some_and(|then| then > now) {
+            return Err(Reason::StrangerRate);
         }
         known.connects.take(1, now);
         if open >= limits.connections {
@@ -179,7 +194,13 @@ impl Shared {
             return Err(Reason::SourceConnections);
         }
         *of_source += 1;
+        strangers.take(usize::from(!is_proven), now);
         Ok(())
+    }
+
+    /// Somebody at `source` has proven who it is.
+    pub(crate) fn prove(&self, source: IpAddr) {
+        self.state().proven.put(source, ());
     }
 
     /// Counts an admitted connection out.
@@ -235,6 +256,7 @@ pub(crate) mod tests {
             connections: 100,
             connections_per_source: 3,
             connects_per_second: 5,
+            strangers_per_second: 50,
             connect_timeout: Duration::from_secs(1),
             packet_bytes: 1_000,
             packet_timeout: Duration::from_secs(1),
@@ -284,6 +306,26 @@ pub(crate) mod tests {
         let _ = shared.admit(source(1), &limits, 0, now);
         assert_eq!(shared.admit(source(1), &limits, 0, now), Err(Reason::ConnectRate));
         assert_eq!(shared.admit(source(3), &limits, 0, now), Ok(()), "others are not held up");
+    }
+
+    #[test]
+    fn strangers_share_a_rate_that_does_not_hold_up_whom_is_known() {
+        let (shared, limits, now) = (Shared::default(), limits(), Instant::now());
+        shared.prove(source(1));
+        let storm = |from: u32, now| {
+            let sources =
+                (from..from + 1_000).map(|number| IpAddr::from((0x0a00_0000 + number).to_be_bytes()));
+            let taken = sources.filter(|stranger| shared.admit(*stranger, &limits, 0, now).is_ok());
+            taken.map(|stranger| shared.leave(stranger)).count()
+        };
+        // One goes into debt.
+        assert_eq!(storm(0, now), 51);
+        assert_eq!(shared.admit(source(2), &limits, 0, now), Err(Reason::StrangerRate));
+        assert_eq!(shared.admit(source(1), &limits, 0, now), Ok(()));
+        assert_eq!(storm(1_000, now + Duration::from_secs(1)), 50);
+        // It was refused for what others did, so it is not suspected of anything.
+        assert_eq!(Reason::StrangerRate.meaning(), None);
+        assert_eq!(shared.admit(source(2), &limits, 0, now + Duration::from_secs(3)), Ok(()));
     }
 
     #[test]

@@ -246,6 +246,9 @@ async fn open(guest: &Guest, live: &Arc<Live>, greeted: Greeted) -> Result<(), R
 
     let talk = Talk::new(Arc::clone(hub), judge, overridden, most_s, wants_words);
     let silence = Duration::from_secs(u64::from(keep_alive)) * 3 / 2;
+    if !matches!(proof, Proof::None) {
+        hub.shared.prove(guest.source);
+    }
     let (entry, cut) = hub.enter(guest.source, (identity.clone(), client_id), proof);
     // What changed before the session was on the list did not cut it.
     if hub.orders.borrow().is_cut(guest.source) {
