@@ -25,7 +25,7 @@ use crate::{
     datapath,
     enforce::Target,
     learn::{Finding, Subject},
-    messages::{Abuse, Counters, Guard, Link, Orders, Report, commands::Desk, read},
+    messages::{Abuse, Counters, Guard, Link, Orders, Report, commands::Desk, read, telemetry::nursery},
 };
 
 /// Reports that may wait for the loop.
@@ -47,12 +47,14 @@ impl Messages {
         let (orders, ordered) = watch::channel(Arc::new(orders_of(config)));
         let (stop, stopping) = watch::channel(false);
         let (counters, commands) = (Arc::<Counters>::default(), Arc::new(desk));
+        let (nursery, grower) = nursery();
         let link = Link {
             reports,
             orders: ordered,
             stop: stopping,
             counters: Arc::clone(&counters),
             commands: Arc::clone(&commands),
+            nursery,
         };
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
@@ -69,6 +71,11 @@ impl Messages {
             .name("mqtt-guard".to_owned())
             .spawn(work)
             .context("cannot start the MQTT guard's thread")?;
+        // It ends when the guard does.
+        thread::Builder::new()
+            .name("telemetry".to_owned())
+            .spawn(move || grower.run())
+            .context("cannot start the thread that grows models of telemetry")?;
         Ok((Self { orders, stop, thread: Some(thread), counters, commands }, reported))
     }
 

@@ -17,7 +17,11 @@ use nix::{
 use tempfile::TempDir;
 use tidegate::{
     config::Config,
-    messages::{Counters, Guard, Link, Orders, Report, commands::Desk, telemetry::Stored},
+    messages::{
+        Counters, Guard, Link, Orders, Report,
+        commands::Desk,
+        telemetry::{Stored, nursery},
+    },
 };
 use tidegate_tests::{
     mqtt::{Client, Hello},
@@ -106,7 +110,7 @@ impl Setup {
             if keys.contains("connects_per_second") {
                 ""
             } else {
-                "message_limits.connects_per_second = 1000\n"
+                "message_limits.connects_per_second = 1000\nmessage_limits.strangers_per_second = 1000\n"
             }
         );
         let (orders, stop) = (watch::Sender::default(), watch::Sender::new(false));
@@ -145,13 +149,16 @@ impl Setup {
             commands,
             ..Orders::default()
         }));
+        let (nursery, grower) = nursery();
         let link = Link {
             reports,
             orders: self.orders.subscribe(),
             stop: self.stop.subscribe(),
             counters: Arc::clone(&self.counters),
             commands: Arc::clone(&self.commands),
+            nursery,
         };
+        std::thread::spawn(move || grower.run());
         self.thread = Some(std::thread::spawn(move || {
             let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(guard.serve(link)).unwrap();

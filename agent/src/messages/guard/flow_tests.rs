@@ -20,6 +20,7 @@ use crate::messages::{
         listen::Link,
     },
     judge::{Client, Judge},
+    telemetry::nursery,
 };
 
 fn talk(version: Version) -> (Talk, Limits) {
@@ -42,7 +43,14 @@ fn talk(version: Version) -> (Talk, Limits) {
     let (reports, _) = mpsc::channel(1);
     let orders = watch::channel(Arc::default()).1;
     let stop = watch::channel(false).1;
-    let link = Link { reports, orders, stop, counters: Arc::default(), commands: Arc::default() };
+    let link = Link {
+        reports,
+        orders,
+        stop,
+        counters: Arc::default(),
+        commands: Arc::default(),
+        nursery: nursery().0,
+    };
     let hub = Arc::new(Hub::new(settings, Live::default(), Vec::new(), link));
     let rule =
         Rule { who: "*".to_owned(), publish: vec!["a/#".to_owned()], subscribe: vec!["a/#".to_owned()] };

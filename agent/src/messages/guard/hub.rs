@@ -85,12 +85,12 @@ impl Hub {
         settings: Settings,
         live: Live,
         learned: Vec<Stored>,
-        Link { counters, commands, reports, orders, .. }: Link,
+        Link { counters, commands, reports, orders, nursery, .. }: Link,
     ) -> Self {
         commands.configure(&orders.borrow().commands);
         commands.trust(live.command_keys.clone());
         let telemetry = settings.telemetry.clone().map(|telemetry| {
-            Arc::new(Watch::new(telemetry, Arc::clone(&counters), learned, Timestamp::now()))
+            Arc::new(Watch::new(telemetry, Arc::clone(&counters), learned, nursery, Timestamp::now()))
         });
         Self {
             telemetry,

@@ -32,7 +32,7 @@ use crate::messages::{
     broker::Supervisor,
     commands::Desk,
     reason::{Counters, add},
-    telemetry::Stored,
+    telemetry::{Nursery, Stored},
     tls::Tls,
 };
 use crate::policy::TrustAnchors;
@@ -59,6 +59,8 @@ pub struct Link {
     pub counters: Arc<Counters>,
     /// Where it has commands judged.
     pub commands: Arc<Desk>,
+    /// Where it has the models of telemetry grown.
+    pub nursery: Nursery,
 }
 
 /// A guard whose sockets are bound and whose files are read.

@@ -2,7 +2,8 @@
 //!
 //! Fields are freed of what others say already ([`super::whiten`]). The forest is grown on a sample of normal messages that reaches back
 //! over the whole learning period, judged by path lengths of such messages that were held out, and grown again as normal messages
-//! replace old ones, so it follows slow change. A message waits before it trains, and what waits is forgotten when something odd
+//! replace old ones, so it follows slow change. Growing takes milliseconds: what it needs is handed out as a [`Seed`], and what comes back
+//! replaces the model before. A message waits before it trains, and what waits is forgotten when something odd
 //! follows. The forest alone finds the rim of what is normal as strange as what lies beside it; so a message is far only when both
 //! agree. One message far from all others is no sign; several of the last few are.
 
@@ -37,6 +38,21 @@ const RARE: f64 = 0.05;
 /// Far messages among the last eight that are a sign.
 const SEVERAL: u32 = 4;
 
+/// What a model is grown from.
+#[derive(Debug)]
+pub(super) struct Seed {
+    number: u64,
+    columns: usize,
+    rows: Vec<Vec<f32>>,
+}
+
+/// What was grown from the seed with this number; nothing if that was impossible.
+#[derive(Debug)]
+pub(super) struct Grown {
+    number: u64,
+    model: Option<Model>,
+}
+
 /// A forest and what it is judged by.
 #[derive(Clone, Debug)]
 struct Model {
@@ -69,6 +85,12 @@ pub(super) struct Joint {
     model: Option<Model>,
     #[serde(skip)]
     history: u8,
+    /// Whether the forest is to be grown.
+    #[serde(skip)]
+    is_due: bool,
+    /// The seed that is being grown from.
+    #[serde(skip)]
+    growing: Option<u64>,
 }
 
 /// Why a message does not fit the others.
@@ -111,7 +133,7 @@ impl Joint {
         self.rows = std::mem::take(&mut self.early).iter().filter_map(chosen).collect();
         self.columns = columns;
         self.horizon = self.seen.max(ROWS as u64);
-        self.grow();
+        self.is_due = true;
     }
 
     /// Whether a message is far from the others, and several of the last were.
@@ -148,10 +170,7 @@ impl Joint {
         self.seen += 1;
         self.fresh += 1;
         replace(&mut self.rows, row, self.seen, self.horizon);
-        let is_due = if self.model.is_some() { self.fresh >= RENEWAL } else { self.rows.len() >= ENOUGH };
-        if is_due {
-            self.grow();
-        }
+        self.is_due |= if self.model.is_some() { self.fresh >= RENEWAL } else { self.rows.len() >= ENOUGH };
     }
 
     /// An odd message: what led up to it does not train.
@@ -159,27 +178,43 @@ impl Joint {
         self.waiting.clear();
     }
 
-    /// Grows the forest anew from what is kept: a few milliseconds at most.
-    pub(super) fn grow(&mut self) {
-        self.fresh = 0;
+    /// What was stored has no forest, which is grown as soon as possible.
+    pub(super) fn revive(&mut self) {
+        self.is_due = true;
+    }
+
+    #[cfg(test)]
+    pub(super) const fn has_forest(&self) -> bool {
+        self.model.is_some()
+    }
+
+    /// Whether the forest is to be grown, and none is growing.
+    pub(super) const fn is_due(&self) -> bool {
+        self.is_due && self.growing.is_none()
+    }
+
+    /// What to grow the forest from, under a `number` that no other of this topic has.
+    pub(super) fn seed(&mut self, number: u64) -> Option<Seed> {
+        if !self.is_due() {
+            return None;
+        }
+        (self.is_due, self.fresh) = (false, 0);
         if self.columns.len() < 2 || self.rows.len() < ENOUGH {
+            return None;
+        }
+        self.growing = Some(number);
+        Some(Seed { number, columns: self.columns.len(), rows: self.rows.clone() })
+    }
+
+    /// Judges by what was grown from now on, unless it is from a seed of what has been forgotten since.
+    pub(super) fn put(&mut self, grown: Grown) {
+        if self.growing != Some(grown.number) {
             return;
         }
-        let (mut kept, mut held_out) = (Rows::new(self.columns.len()), Rows::new(self.columns.len()));
-        for (index, row) in self.rows.iter().enumerate() {
-            let row: Vec<f64> = row.iter().map(|value| f64::from(*value)).collect();
-            if index % HELD_OUT == 0 { held_out.push(&row) } else { kept.push(&row) }
+        self.growing = None;
+        if let Some(model) = grown.model {
+            self.model = Some(model);
         }
-        let whitening = Whitening::fit(&kept);
-        let (kept, held_out) = (whitening.apply_all(&kept), whitening.apply_all(&held_out));
-        let reach = held_out.iter().map(reach).fold(0.0, f64::max);
-        let grid = Standard::fit(&kept, 0.0);
-        let growth = Growth { trees: TREES, sample: SAMPLE, seed: 1 };
-        // Between two and sixteen columns and more rows than none: it can be grown.
-        let Ok(forest) = Extended::grow(&grid.place_all(&kept), growth) else { return };
-        let sums = forest.sums(&grid.place_all(&held_out));
-        self.model =
-            Some(Model { whitening, grid, forest, reach, calibration: Calibration::new(&sums, sums.len()) });
     }
 
     /// Whether it is as training leaves it, for a topic of `fields`.
@@ -191,6 +226,30 @@ impl Joint {
                 .rows
                 .iter()
                 .all(|row| row.len() == self.columns.len() && row.iter().all(|value| value.is_finite()))
+    }
+}
+
+impl Seed {
+    /// Grows a forest, which takes a few milliseconds.
+    pub(super) fn grow(self) -> Grown {
+        Grown { number: self.number, model: self.model() }
+    }
+
+    fn model(&self) -> Option<Model> {
+        let (mut kept, mut held_out) = (Rows::new(self.columns), Rows::new(self.columns));
+        for (index, row) in self.rows.iter().enumerate() {
+            let row: Vec<f64> = row.iter().map(|value| f64::from(*value)).collect();
+            if index % HELD_OUT == 0 { held_out.push(&row) } else { kept.push(&row) }
+        }
+        let whitening = Whitening::fit(&kept);
+        let (kept, held_out) = (whitening.apply_all(&kept), whitening.apply_all(&held_out));
+        let reach = held_out.iter().map(reach).fold(0.0, f64::max);
+        let grid = Standard::fit(&kept, 0.0);
+        let growth = Growth { trees: TREES, sample: SAMPLE, seed: 1 };
+        // Between two and sixteen columns and more rows than none: it can be grown.
+        let forest = Extended::grow(&grid.place_all(&kept), growth).ok()?;
+        let sums = forest.sums(&grid.place_all(&held_out));
+        Some(Model { whitening, grid, forest, reach, calibration: Calibration::new(&sums, sums.len()) })
     }
 }
 

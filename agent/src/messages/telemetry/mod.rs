@@ -3,6 +3,7 @@
 //! Every message on a telemetry topic that a client may publish is read and judged where it passes, in microseconds, by the models of
 //! its topic: fields by themselves ([`field`]), all together ([`joint`]), and which there are ([`topic`]). Only what fits trains.
 //! Normal ones are batched for the cloud, others are marked with the reason, told to the loop, and refused if so configured.
+//! Forests are grown elsewhere ([`mod@nursery`]).
 //! Nothing here waits, does IO or reads a clock: the guard's beat takes away what is to be told ([`watch`]), and what finds no
 //! room then is merged into the next batch or counted. Memory is bounded by [`Settings`].
 
@@ -10,6 +11,7 @@ mod batch;
 mod episode;
 mod field;
 mod joint;
+mod nursery;
 mod payload;
 mod range;
 mod recent;
@@ -29,6 +31,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    nursery::{Grower, Nursery, nursery},
     payload::{Kind, Reading, Shape, Unreadable},
     tallies::Tallies,
     topic::Topic,

@@ -16,6 +16,7 @@ use rand_pcg::Pcg64Mcg;
 
 use super::{
     Anomalous, Learning, Settings, Shape, Sign,
+    nursery::nursery,
     payload::Reading,
     spread::DAY_MS,
     topic::{Odd, Outcome, Topic},
@@ -121,7 +122,11 @@ impl Bench {
     fn say(&mut self, payload: &str) -> Outcome {
         self.now_ms += MINUTE_MS;
         let read = self.reading.read(payload.as_bytes()).map(|()| &self.reading);
-        self.topic.message(read, self.now_ms, &self.settings, None)
+        let outcome = self.topic.message(read, self.now_ms, &self.settings, None);
+        if let Some(seed) = self.topic.seed(self.now_ms) {
+            self.topic.put(seed.grow());
+        }
+        outcome
     }
 
     /// A bench that has learned `device` for a day and a bit.
@@ -298,6 +303,59 @@ fn a_model_that_was_stored_judges_as_before() {
     assert!(serde_json::from_str::<Topic>(&unsound).unwrap().revive(16).is_none());
 }
 
+#[test]
+fn a_model_that_grows_elsewhere_is_taken_up_when_it_is_ready_and_for_the_topic_it_is_of_alone() {
+    let (mut nursery, grower) = nursery();
+    let (mut device, mut bench) = (Device::new(7), Bench::new());
+    let say = |bench: &mut Bench, payload: &str| {
+        bench.now_ms += MINUTE_MS;
+        let read = bench.reading.read(payload.as_bytes()).map(|()| &bench.reading);
+        bench.topic.message(read, bench.now_ms, &bench.settings, None)
+    };
+    while !bench.topic.is_ready() {
+        say(&mut bench, &pump(&mut device, true));
+    }
+    assert!(bench.topic.is_due());
+    let mut forgotten = bench.topic.clone();
+    assert!(nursery.tend("d/1/t", &mut bench.topic) && nursery.tend("d/2/t", &mut forgotten));
+    assert!(!bench.topic.is_due(), "one request at a time");
+    assert!(nursery.grown().is_none(), "nobody has grown anything");
+    let thread = std::thread::spawn(move || grower.run());
+    let mut grown = || {
+        let wait = || std::thread::sleep(std::time::Duration::from_millis(1));
+        std::iter::repeat_with(|| nursery.grown().or_else(|| (wait(), None).1)).flatten().next().unwrap()
+    };
+    let (first, second) = (grown(), grown());
+    assert_eq!((&*first.0, &*second.0), ("d/1/t", "d/2/t"));
+    // What was forgotten and learned anew meanwhile does not get the old model.
+    forgotten = Topic::default();
+    forgotten.put(second.1);
+    assert!(!forgotten.has_forest() && !bench.topic.has_forest());
+    bench.topic.put(first.1);
+    assert!(bench.topic.has_forest());
+    drop(nursery);
+    thread.join().unwrap();
+}
+
+#[test]
+fn requests_without_room_stay_due() {
+    let (mut nursery, grower) = nursery();
+    let mut device = Device::new(8);
+    let mut bench = Bench::new();
+    while !bench.topic.is_ready() {
+        bench.now_ms += MINUTE_MS;
+        let text = pump(&mut device, true);
+        let read = bench.reading.read(text.as_bytes()).map(|()| &bench.reading);
+        bench.topic.message(read, bench.now_ms, &bench.settings, None);
+    }
+    let mut topics: Vec<Topic> = (0..40).map(|_| bench.topic.clone()).collect();
+    let taken = topics.iter_mut().map(|topic| nursery.tend("t", topic)).take_while(|room| *room).count();
+    assert_eq!(taken, 16);
+    assert_eq!(topics.iter().filter(|topic| topic.is_due()).count(), 40 - 16);
+    drop(grower);
+    assert!(!nursery.tend("t", &mut topics[20]) && topics[20].is_due());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
@@ -307,17 +365,16 @@ proptest! {
         let mut settings = settings();
         settings.learning = Learning { messages: 50, period_ms: 1 };
         let (mut topic, mut reading, mut now_ms) = (Topic::default(), Reading::new(settings.shape), 0_u64);
-        let last = numbers.len() - 1;
-        for (place, (wild, tame, step, is_back)) in numbers.into_iter().enumerate() {
+        for (wild, tame, step, is_back) in numbers {
             now_ms = if is_back { now_ms.saturating_sub(u64::from(step)) } else { now_ms + u64::from(step) };
             let text = format!("{{\"a\":\"{wild}\",\"b\":{tame},\"c\":{}}}", tame * tame);
             reading.read(text.as_bytes()).unwrap();
             let _ = topic.message(Ok(&reading), now_ms, &settings, None);
-            // Reviving grows forests anew, which takes longer than all the rest.
-            if place % 32 == 31 || place == last {
-                let text = serde_json::to_string(&topic).unwrap();
-                let stored: Topic = serde_json::from_str(&text).unwrap();
-                prop_assert!(stored.revive(settings.shape.fields).is_some());
+            let text = serde_json::to_string(&topic).unwrap();
+            let stored: Topic = serde_json::from_str(&text).unwrap();
+            prop_assert!(stored.revive(settings.shape.fields).is_some());
+            if let Some(seed) = topic.seed(u64::from(step)) {
+                topic.put(seed.grow());
             }
         }
     }

@@ -11,7 +11,7 @@ use super::{
     batch::Batch,
     episode::Episode,
     field::{Numbers, Oddity},
-    joint::Joint,
+    joint::{Grown, Joint, Seed},
     payload::{Kind, Reading, Unreadable},
 };
 
@@ -310,7 +310,27 @@ impl Topic {
         if !is_sound {
             return None;
         }
-        self.joint.grow();
+        self.joint.revive();
         Some(self)
+    }
+
+    #[cfg(test)]
+    pub(super) const fn has_forest(&self) -> bool {
+        self.joint.has_forest()
+    }
+
+    /// Whether a joint model is to be grown.
+    pub(super) const fn is_due(&self) -> bool {
+        self.joint.is_due()
+    }
+
+    /// What to grow it from, under a `number` of its own.
+    pub(super) fn seed(&mut self, number: u64) -> Option<Seed> {
+        self.joint.seed(number)
+    }
+
+    /// Judges by the joint model that was grown.
+    pub(super) fn put(&mut self, grown: Grown) {
+        self.joint.put(grown);
     }
 }

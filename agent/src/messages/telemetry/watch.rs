@@ -13,7 +13,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    Anomalous, Settings, Sign,
+    Anomalous, Nursery, Settings, Sign,
     batch::Batch,
     payload::Reading,
     spread::DAY_MS,
@@ -93,6 +93,7 @@ struct State {
     topics: HashMap<String, Known>,
     reading: Reading,
     alarms: VecDeque<Alarm>,
+    nursery: Nursery,
 }
 
 /// All that is known of telemetry.
@@ -108,6 +109,7 @@ impl Watch {
         settings: Settings,
         counters: Arc<Counters>,
         stored: Vec<Stored>,
+        nursery: Nursery,
         now: Timestamp,
     ) -> Self {
         let now_ms = millis(now);
@@ -125,7 +127,7 @@ impl Watch {
             };
             topics.insert(topic, known);
         }
-        let state = State { topics, reading, alarms: VecDeque::new() };
+        let state = State { topics, reading, alarms: VecDeque::new(), nursery };
         Self { settings, counters, state: Mutex::new(state) }
     }
 
@@ -243,11 +245,22 @@ impl Watch {
         true
     }
 
-    /// What is to be told, sent and stored now, at most `room` of it; the rest waits. At the end everything is stored.
+    /// What is to be told, sent and stored now, at most `room` of it; the rest waits. At the end everything is stored. Joint models
+    /// that have grown are taken up, and others handed over to be grown.
     pub(crate) fn beat(&self, now: Timestamp, room: usize, is_end: bool) -> Vec<Report> {
         let mut state = self.state();
         let state = &mut *state;
         let now_ms = millis(now);
+        while let Some((topic, grown)) = state.nursery.grown() {
+            if let Some(known) = state.topics.get_mut(&topic) {
+                known.model.put(grown);
+            }
+        }
+        for (topic, known) in &mut state.topics {
+            if !state.nursery.tend(topic, &mut known.model) {
+                break;
+            }
+        }
         let told = state.alarms.len().min(room);
         let mut reports: Vec<Report> =
             state.alarms.drain(..told).map(|alarm| Report::Odd(Box::new(alarm))).collect();
