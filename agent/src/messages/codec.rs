@@ -6,6 +6,7 @@
 use std::{num::NonZeroU16, str};
 
 use rmqtt_codec::{v3, v5};
+use serde::{Deserialize, Serialize};
 use tokio_util::{
     bytes::BytesMut,
     codec::{Decoder, Encoder},
@@ -19,7 +20,7 @@ use super::acl;
 pub struct Malformed(pub &'static str);
 
 /// Version of the protocol that a session speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Version {
     /// 3.1.1.
     V4,

@@ -20,7 +20,7 @@ use crate::{
     learn::{Finding, Subject},
     messages::{
         Reason,
-        commands::{Desk, Habit, Held, Notice, Window, id_of, id_text},
+        commands::{Changes, Desk, Habit, Held, Notice, Window, id_of, id_text},
     },
     store::{Durability, Store, StoreError},
 };
@@ -44,7 +44,7 @@ pub(super) fn open(config: &Config, store: &Store, now: Timestamp) -> Result<Des
     let closed_before = closed_before.map(|then| then.saturating_add(settings.skew).unwrap_or(then));
     let mut histories = stored.histories;
     histories.truncate(settings.devices);
-    desk.restore(Window::restore(stored.seen, &stored.floors), closed_before, histories);
+    desk.restore(Window::restore(stored.seen, &stored.floors), closed_before, histories, stored.held);
     store.batch(Durability::Disk, |store| store.save_commands_alive(now, false))?;
     desk.record_until(on_record(now));
     Ok(desk)
@@ -59,10 +59,13 @@ impl Gateway {
     pub(super) fn tend_commands(&mut self, now: Now) {
         let Some(desk) = self.desk() else { return };
         let tick = desk.tick(now.wall);
-        if !tick.seen.is_empty() {
-            let saved = self.store.batch(Durability::Disk, |store| store.save_commands_seen(&tick.seen));
+        if !tick.seen.is_empty() || tick.changes != Changes::default() {
+            let saved = self.store.batch(Durability::Disk, |store| {
+                store.save_commands_seen(&tick.seen)?;
+                store.save_commands_held(&tick.changes)
+            });
             if saved.is_ok() {
-                desk.written(tick.seen.len());
+                desk.written(&tick);
             }
             self.stored(saved);
         }
@@ -82,9 +85,10 @@ impl Gateway {
         let Some(desk) = self.desk() else { return };
         let floors = desk.trim(now.wall);
         let (changed, devices) = (desk.take_changed(), desk.devices());
-        let seen = if is_end { desk.tick(now.wall).seen } else { Vec::new() };
+        if is_end {
+            self.tend_commands(now);
+        }
         let saved = self.store.batch(Durability::Disk, |store| {
-            store.save_commands_seen(&seen)?;
             store.save_command_floors(&floors)?;
             for (device, history) in &changed {
                 store.save_command_history(device, history)?;
@@ -105,6 +109,8 @@ impl Gateway {
     /// A command was refused or held.
     pub(super) fn on_command(&mut self, notice: &Notice) {
         if notice.held.is_some() {
+            // On record at once, so that it waits whatever becomes of this process.
+            self.tend_commands(now());
             let message = format!("a command of {:?}: {}", notice.sender, notice.why);
             self.tell(EventKind::Alarm, message, None, None);
         }
@@ -185,6 +191,14 @@ impl Gateway {
         // One whose time is over must not go on because nobody has looked yet.
         self.tend_commands(now);
         let number = id_of(id).ok_or_else(|| unknown(id))?;
+        let gone = Changes { held: Vec::new(), gone: vec![number] };
+        let forgotten = self.store.batch(Durability::Disk, |store| store.save_commands_held(&gone));
+        if let Err(error) = &forgotten {
+            let why = format!("{error}; {id} waits as before, for nobody could say later that it was {what}");
+            self.stored(forgotten);
+            return Err(Refusal::unavailable(&why, "make the state directory writable, then try again"));
+        }
+        desk.forgotten(number);
         let held = end(&desk, number).ok_or_else(|| unknown(id))?;
         tracing::info!(command = id, %who, "held command {what}");
         Ok(view(number, &held, now.wall))

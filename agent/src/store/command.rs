@@ -1,5 +1,5 @@
-//! What must outlive a restart of what is known of commands: nonces seen, floors of time, histories of devices, and whether the end
-//! was one that everything was written down before.
+//! What must outlive a restart of what is known of commands: nonces seen, floors of time, histories of devices, commands that wait for an
+//! operator, and whether the end was one that everything was written down before.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::database::{Store, StoreError, document};
 use crate::{
-    messages::commands::{Fact, Seen},
+    messages::commands::{Changes, Fact, Held, Seen},
     policy::KeyId,
 };
 
@@ -20,6 +20,8 @@ pub struct StoredCommands {
     pub floors: BTreeMap<KeyId, Timestamp>,
     /// What devices were given, oldest first.
     pub histories: Vec<(String, Vec<Fact>)>,
+    /// Commands that wait for an operator, oldest first.
+    pub held: Vec<(u64, Held)>,
     /// When it was known to run last, and whether it ended with everything written down; none when nothing is known.
     pub ended: Option<(Timestamp, bool)>,
 }
@@ -30,6 +32,7 @@ impl Store {
         const SEEN: &str = "SELECT key, nonce, issued_us FROM command_seen";
         const FLOORS: &str = "SELECT key, floor_us FROM command_floor";
         const HABITS: &str = "SELECT device, document FROM command_habit ORDER BY device";
+        const HELD: &str = "SELECT id, document, packet FROM command_held ORDER BY id";
         const DESK: &str = "SELECT alive_us, is_clean FROM command_desk";
         let at = |us| Timestamp::from_microsecond(us).unwrap_or_default();
         let seen = self.rows("list commands seen", SEEN, &[], |row| {
@@ -39,6 +42,8 @@ impl Store {
             .rows("list floors of commands", FLOORS, &[], |row| Ok((KeyId(row.get(0)?), at(row.get(1)?))))?;
         let habits: Vec<(String, String)> =
             self.rows("list histories of commands", HABITS, &[], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let waiting: Vec<(i64, String, Vec<u8>)> =
+            self.rows("list held commands", HELD, &[], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         let ended =
             self.rows("read the end of commands", DESK, &[], |row| Ok((at(row.get(0)?), row.get(1)?)))?;
         // A history that cannot be read is learned anew.
@@ -46,7 +51,16 @@ impl Store {
             .into_iter()
             .filter_map(|(device, text)| Some((device, serde_json::from_str(&text).ok()?)))
             .collect();
+        // One that cannot be read cannot be shown to anybody who could release it.
+        let held = waiting
+            .into_iter()
+            .filter_map(|(id, text, packet)| {
+                let held: Held = serde_json::from_str(&text).ok()?;
+                Some((u64::try_from(id).ok()?, held.with_packet(packet)))
+            })
+            .collect();
         Ok(StoredCommands {
+            held,
             seen,
             floors: floors.into_iter().collect(),
             histories,
@@ -68,6 +82,21 @@ impl Store {
             let issued = seen.issued.as_microsecond();
             self.write("save a command seen", SQL, &[&seen.key.0, &seen.nonce, &issued]).map(drop)
         })
+    }
+
+    /// Writes down commands that wait for an operator, and forgets those that wait no more. Call it in a [`super::Durability::Disk`] batch.
+    pub fn save_commands_held(&self, changes: &Changes) -> Result<(), StoreError> {
+        const OPERATION: &str = "save a held command";
+        const PUT: &str = "INSERT OR REPLACE INTO command_held (id, document, packet) VALUES (?1, ?2, ?3)";
+        const FORGET: &str = "DELETE FROM command_held WHERE id = ?1";
+        for (id, held) in &changes.held {
+            let text = document(OPERATION, held)?;
+            self.write(OPERATION, PUT, &[&id.cast_signed(), &text, &held.packet])?;
+        }
+        changes
+            .gone
+            .iter()
+            .try_for_each(|id| self.write("forget a held command", FORGET, &[&id.cast_signed()]).map(drop))
     }
 
     /// Writes down floors, and forgets what lies below them. Call it in a [`super::Durability::Disk`] batch.

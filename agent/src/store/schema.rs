@@ -170,6 +170,13 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX neighbour_notice_until ON neighbour_notice (until_us);
 ",
+    "
+    CREATE TABLE command_held (
+        id INTEGER PRIMARY KEY,
+        document TEXT NOT NULL,
+        packet BLOB NOT NULL
+    ) STRICT;
+",
 ];
 
 /// Version of a database that went through every migration.

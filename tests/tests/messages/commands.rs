@@ -181,8 +181,18 @@ fn an_operator_releases_what_the_gateway_held() {
     assert_eq!(camera.receive().unwrap().1, erase);
     assert!(net.agent.ask(&["commands", "release", &id]).is_err(), "it is gone");
 
-    // After a kill the replayed ones stay out and the habit is known.
+    // After a kill the replayed ones stay out, the habit is known, and what waited waits.
     std::thread::sleep(Duration::from_secs(2));
+    let waiting = |net: &super::common::Guarded| {
+        let list = net.tidegate(&["commands", "list"])["waiting"].take();
+        let pair = |held: &serde_json::Value| (held["id"].to_string(), held["verb"].to_string());
+        list.as_array().unwrap().iter().map(pair).collect::<Vec<_>>()
+    };
+    let (wipe, format) = (signer.command("wipe", 1.0, 0), signer.command("format", 1.0, 0));
+    hub.publish("cmd/lamp/set", &wipe).unwrap();
+    hub.publish("cmd/lamp/set", &format).unwrap();
+    let two = || Some(waiting(&net)).filter(|held| held.len() == 2);
+    let before = wait_for(PATIENCE, two).unwrap_or_else(|| panic!("{:?}", waiting(&net)));
     net.agent.kill();
     net.agent.restart(&net.topology).unwrap();
     let (mut camera, mut hub) = (connect(&net, "camera"), connect(&net, "hub"));
@@ -191,4 +201,14 @@ fn an_operator_releases_what_the_gateway_held() {
     hub.publish("cmd/lamp/set", &erase).unwrap();
     let status = net.tidegate(&["status"])["messages"].clone();
     assert_eq!(status["refused"]["command-replayed"], 2, "{status}");
+    assert_eq!(waiting(&net), before);
+    let [first, second] = [&before[0].0, &before[1].0].map(|id| id.trim_matches('"').to_owned());
+    assert_eq!(net.tidegate(&["commands", "release", &first])["verb"], "wipe");
+    assert_eq!(camera.receive().unwrap().1, wipe);
+    assert_eq!(net.tidegate(&["commands", "drop", &second])["verb"], "format");
+
+    // Neither comes back.
+    net.agent.kill();
+    net.agent.restart(&net.topology).unwrap();
+    assert_eq!(waiting(&net), []);
 }

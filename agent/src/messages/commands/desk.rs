@@ -19,7 +19,7 @@ use super::{
     body::Body,
     device::Devices,
     habit::{Fact, Habit, Opinion},
-    held::{Held, Shelf},
+    held::{Changes, Held, Shelf},
     id_text,
     reading::{Denied, Read, Reader, denied},
     replay::{Seen, Window},
@@ -64,6 +64,8 @@ pub struct Tick {
     pub expired: Vec<(u64, Held)>,
     /// Commands to be written down.
     pub seen: Vec<Seen>,
+    /// Held commands to be written down or forgotten.
+    pub changes: Changes,
     /// Histories that [`Habit`]s are to be learned from.
     pub due: Vec<(String, Vec<Fact>)>,
 }
@@ -153,13 +155,14 @@ impl Desk {
         })
     }
 
-    /// Takes up what earlier runs saw and remembered. After an unclean end, `closed_before` is the time before which a command may
+    /// Takes up what earlier runs saw, remembered and held. After an unclean end, `closed_before` is the time before which a command may
     /// have been seen and not been written down.
     pub fn restore(
         &self,
         window: Window,
         closed_before: Option<Timestamp>,
         histories: Vec<(String, Vec<Fact>)>,
+        held: Vec<(u64, Held)>,
     ) {
         let mut state = self.state();
         state.window = window;
@@ -169,6 +172,7 @@ impl Desk {
         for (name, history) in histories {
             state.devices.restore(name, history);
         }
+        state.shelf.restore(held);
     }
 
     /// What the loop has to do now.
@@ -178,7 +182,7 @@ impl Desk {
         let expired = state.shelf.expire(now);
         state.tally.expired += expired.len() as u64;
         let due = state.devices.take_due(settings.learn_after, LEARNED);
-        Tick { expired, seen: state.window.unwritten().to_vec(), due }
+        Tick { expired, seen: state.window.unwritten().to_vec(), changes: state.shelf.changes(), due }
     }
 
     /// It is on record that commands may be taken until then. Later ones are not, until this is said anew: after an end that
@@ -187,9 +191,16 @@ impl Desk {
         self.state().recorded_until = Some(then);
     }
 
-    /// The first `count` of the commands that [`Self::tick`] gave are written down.
-    pub fn written(&self, count: usize) {
-        self.state().window.written(count);
+    /// What [`Self::tick`] gave is written down.
+    pub fn written(&self, tick: &Tick) {
+        let mut state = self.state();
+        state.window.written(tick.seen.len());
+        state.shelf.recorded(&tick.changes);
+    }
+
+    /// One held command is on record no more, before it goes on: so no end makes it pass twice.
+    pub fn forgotten(&self, id: u64) {
+        self.state().shelf.recorded(&Changes { held: Vec::new(), gone: vec![id] });
     }
 
     /// A habit was learned.

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     messages::{
         codec::Version,
-        commands::{Allowed, Command, Limit, MAX_BYTES, Rule, seal},
+        commands::{Allowed, Changes, Command, Limit, MAX_BYTES, Rule, seal},
     },
     policy::SigningKey,
 };
@@ -222,7 +222,7 @@ fn a_retained_command_is_refused() {
 fn after_an_unclean_end_what_may_have_been_seen_is_refused() {
     let mut world = World::new();
     let (before, after) = (world.signed(0), world.signed(40));
-    world.desk.restore(Window::default(), Some(at(40)), Vec::new());
+    world.desk.restore(Window::default(), Some(at(40)), Vec::new(), Vec::new());
     world.refuses(&before, 41, Reason::CommandReplayed, "sign it anew");
     world.passes(&after, 41);
 }
@@ -373,10 +373,58 @@ fn a_habit_outlives_a_restart() {
     let (changed, now) = (world.desk.take_changed(), 100 * 600);
     assert!(world.desk.take_changed().is_empty());
     let next = World::new().set(|settings| settings.allow_unsigned = true);
-    next.desk.restore(Window::default(), None, changed);
+    next.desk.restore(Window::default(), None, changed, Vec::new());
     learn(&next);
     assert!(matches!(next.judge("cmd/lamp/set", br#"{"verb":"erase"}"#, now).unwrap().0, Verdict::Hold(_)));
     next.passes(br#"{"verb":"set","level":25}"#, now);
+}
+
+#[test]
+fn held_commands_outlive_any_end_and_none_passes_twice() {
+    let (world, now) = (known(), 100 * 600);
+    let store = crate::store::Store::in_memory().unwrap();
+    let hold = |world: &World, payload: &[u8]| match world.judge("cmd/lamp/set", payload, now).unwrap().0 {
+        Verdict::Hold(id) => id,
+        other => panic!("{other:?}"),
+    };
+    let write = |world: &World, second| {
+        let tick = world.desk.tick(at(second));
+        store.save_commands_held(&tick.changes).unwrap();
+        world.desk.written(&tick);
+        assert_eq!(world.desk.tick(at(second)).changes, Changes::default());
+        tick
+    };
+    let restart = || {
+        let next = World::new().set(|settings| settings.allow_unsigned = true);
+        next.desk.restore(Window::default(), None, Vec::new(), store.commands().unwrap().held);
+        next
+    };
+    let (erase, wipe) = (hold(&world, br#"{"verb":"erase"}"#), hold(&world, br#"{"verb":"wipe"}"#));
+    write(&world, now);
+    // The last digit of a p-value may change on the way through JSON, and nothing depends on it.
+    let all = |world: &World| world.desk.held(|id, held| (id, Held { p_value: 0.0, ..held.clone() }));
+    let before = all(&world);
+
+    let next = restart();
+    assert_eq!(all(&next), before);
+    assert_eq!(next.desk.tick(at(now)).changes, Changes::default(), "they are on record");
+    // As the loop releases: off the record first.
+    store.save_commands_held(&Changes { held: Vec::new(), gone: vec![erase] }).unwrap();
+    next.desk.forgotten(erase);
+    next.desk.release(erase).unwrap();
+    let (_, released) = next.desk.next_released().unwrap();
+    assert_eq!((&released.packet[..], released.version), (&br#"{"verb":"erase"}"#[..], Version::V4));
+    assert_eq!(restart().desk.held(|id, _| id), [wipe]);
+    // The broker was away: it waits again, and is on record again.
+    next.desk.put_back(erase, released);
+    write(&next, now);
+    assert_eq!(restart().desk.held(|id, _| id), [erase, wipe]);
+
+    // Time goes on without the process; names do not come again.
+    let late = restart();
+    let expired: Vec<u64> = write(&late, now + 900).expired.into_iter().map(|(id, _)| id).collect();
+    assert_eq!((expired, late.desk.tally().expired), (vec![erase, wipe], 2));
+    assert!(store.commands().unwrap().held.is_empty());
 }
 
 #[test]

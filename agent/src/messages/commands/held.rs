@@ -1,8 +1,10 @@
-//! Commands that wait for an operator: bounded in number and bytes, and each of them for a time. Pure.
+//! Commands that wait for an operator: bounded in number and bytes, and each of them for a time. Pure; knows which of them are on
+//! record, so that they outlive a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::habit::Fact;
 use crate::messages::codec::Version;
@@ -11,7 +13,7 @@ use crate::messages::codec::Version;
 const MOST_BYTES: usize = 1 << 20;
 
 /// A command that was held back.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Held {
     /// The topic it came on.
     pub topic: String,
@@ -34,10 +36,19 @@ pub struct Held {
     /// Why it is held, in plain words.
     pub why: String,
     pub(super) fact: Fact,
-    /// The PUBLISH as it came.
+    /// The PUBLISH as it came; stored by itself.
+    #[serde(skip)]
     pub(crate) packet: Vec<u8>,
     /// Version it is written in.
     pub(crate) version: Version,
+}
+
+impl Held {
+    /// With the PUBLISH that it came in.
+    #[must_use]
+    pub fn with_packet(self, packet: Vec<u8>) -> Self {
+        Self { packet, ..self }
+    }
 }
 
 /// Everything that waits.
@@ -46,6 +57,17 @@ pub(super) struct Shelf {
     held: BTreeMap<u64, Held>,
     bytes: usize,
     last: u64,
+    /// Those on record, some of which may be gone by now.
+    recorded: BTreeSet<u64>,
+}
+
+/// How what waits differs from what is on record.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Changes {
+    /// Commands that wait and are not on record.
+    pub held: Vec<(u64, Held)>,
+    /// Commands on record that wait no more.
+    pub gone: Vec<u64>,
 }
 
 impl Shelf {
@@ -67,6 +89,35 @@ impl Shelf {
         let held = self.held.remove(&id)?;
         self.bytes -= held.packet.len();
         Some(held)
+    }
+
+    /// Takes up what an earlier run recorded. What is too large to have been held stays on record as gone.
+    pub(super) fn restore(&mut self, recorded: Vec<(u64, Held)>) {
+        for (id, held) in recorded {
+            self.recorded.insert(id);
+            self.last = self.last.max(id);
+            let bytes = self.bytes + held.packet.len();
+            if bytes <= MOST_BYTES {
+                self.bytes = bytes;
+                self.held.insert(id, held);
+            }
+        }
+    }
+
+    /// What is to be recorded.
+    pub(super) fn changes(&self) -> Changes {
+        let unrecorded = self.held.iter().filter(|(id, _)| !self.recorded.contains(id));
+        let gone = self.recorded.iter().filter(|id| !self.held.contains_key(id));
+        Changes {
+            held: unrecorded.map(|(id, held)| (*id, held.clone())).collect(),
+            gone: gone.copied().collect(),
+        }
+    }
+
+    /// `changes` are on record. One that was put back meanwhile is recorded anew.
+    pub(super) fn recorded(&mut self, changes: &Changes) {
+        self.recorded.extend(changes.held.iter().map(|(id, _)| *id));
+        changes.gone.iter().for_each(|id| _ = self.recorded.remove(id));
     }
 
     /// Puts a command back under its name.

@@ -23,7 +23,7 @@ pub use self::{
     desk::{Desk, Tally, Tick},
     envelope::{Command, CommandError, MAX_BYTES, open, seal},
     habit::{Fact, Habit},
-    held::Held,
+    held::{Changes, Held},
     replay::{Seen, Window},
     rules::{Allowed, Asked, Hours, Limit, Rule, judge},
 };
