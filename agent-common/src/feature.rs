@@ -1,6 +1,7 @@
 //! Feature vector of one flow: integers alone, so that the kernel computes the very numbers the agent trained on.
 //!
-//! Counts, sizes and times are on a logarithmic fixed-point scale ([`log2_q8`]), shares in 1/1,024, the rest ordinal.
+//! Counts, sizes and times are on a logarithmic fixed-point scale ([`log2_q8`]), shares in 1/1,024, the rest ordinal. Times
+//! count in ticks of [`TICK_NS`]: what is faster tells how busy a machine is, not what a device does.
 //! Every value is below 2^15. Adding or redefining a feature makes old models worthless: raise [`FEATURE_VERSION`].
 
 use crate::{
@@ -13,7 +14,13 @@ use crate::{
 pub const FEATURES: usize = 16;
 
 /// Meaning of the features, part of every stored model.
-pub const FEATURE_VERSION: u32 = 1;
+pub const FEATURE_VERSION: u32 = 2;
+
+/// Shift from nanoseconds to ticks: the kernel divides nothing.
+const TICK_SHIFT: u32 = 23;
+
+/// One tick of time features, in nanoseconds: about 8.4 ms, two ticks of a kernel's coarse clock at 250 Hz.
+pub const TICK_NS: u64 = 1 << TICK_SHIFT;
 
 /// One flow in numbers, in the order of [`FLOW_FEATURES`].
 pub type FeatureVector = [u32; FEATURES];
@@ -23,6 +30,8 @@ pub type FeatureVector = [u32; FEATURES];
 pub enum Scale {
     /// [`log2_q8`] of a count or amount in `unit`.
     Log2,
+    /// [`log2_q8`] of a time in ticks of [`TICK_NS`], read in milliseconds.
+    Time,
     /// Share in 1/1,024.
     Share,
     /// Ordinal number, see the feature's own words.
@@ -54,9 +63,9 @@ pub const FLOW_FEATURES: [Feature; FEATURES] = [
     feature("mean_payload_in", Scale::Log2, "bytes"),
     feature("size_spread_out", Scale::Log2, "bytes"),
     feature("size_spread_in", Scale::Log2, "bytes"),
-    feature("duration", Scale::Log2, "us"),
-    feature("mean_gap_out", Scale::Log2, "us"),
-    feature("longest_gap_out", Scale::Log2, "us"),
+    feature("duration", Scale::Time, "ms"),
+    feature("mean_gap_out", Scale::Time, "ms"),
+    feature("longest_gap_out", Scale::Time, "ms"),
     feature("out_share", Scale::Share, "of the bytes"),
     feature("outcome", Scale::Ordinal, "0 answered, 1 no transport state, 2 refused, 3 unanswered"),
     feature("service", Scale::Ordinal, "rank of the responder's port"),
@@ -96,9 +105,9 @@ pub fn flow_features(key: &FlowKey, record: &FlowRecord) -> FeatureVector {
         log2_q8(mean_payload(inward)),
         size_spread(out),
         size_spread(inward),
-        log2_q8(duration_ns / 1_000),
-        log2_q8(out.iat_mean_ns() / 1_000),
-        log2_q8(out.iat_max_ns / 1_000),
+        log2_q8(duration_ns >> TICK_SHIFT),
+        log2_q8(out.iat_mean_ns() >> TICK_SHIFT),
+        log2_q8(out.iat_max_ns >> TICK_SHIFT),
         // The shift keeps the product in range for any flow below 2^54 bytes.
         if bytes == 0 { 0 } else { (((out.bytes << 10) / bytes) & 0x7ff) as u32 },
         outcome(key.proto, record),

@@ -6,6 +6,7 @@ use std::{collections::HashMap, fmt::Write as _, hash::BuildHasher, time::Durati
 
 use tidegate_common::{
     device::DeviceKey,
+    event::SampleEvent,
     flow::{FlowKey, FlowRecord},
     verdict::{Action, Level, Mode},
 };
@@ -198,8 +199,29 @@ pub fn close_quiet<S: BuildHasher>(incidents: &mut HashMap<String, Incident, S>,
     closed
 }
 
+/// What a sampled frame says about who is who: what it teaches, and what somebody has no business to say.
+pub fn sampled(
+    registry: &mut Registry,
+    learner: &mut Learner,
+    sample: &SampleEvent,
+    now_ns: u64,
+) -> (Vec<IdentityEvent>, Vec<Finding>) {
+    let mut found = Vec::new();
+    if let Some(rival) = registry.rival_server(sample, now_ns) {
+        found.extend(learner.observe_dhcp_server(&rival, now_ns));
+    }
+    if let Some(claim) = registry.router_claim(sample, now_ns) {
+        found.extend(learner.observe_router(&claim, now_ns));
+    }
+    let events = registry.observe_sample(sample, now_ns);
+    for claim in events.iter().filter_map(arp_claim) {
+        found.extend(learner.observe_arp_claim(&claim, now_ns));
+    }
+    (events, found)
+}
+
 /// The claim behind a conflict over an address.
-pub fn arp_claim(event: &IdentityEvent) -> Option<ArpClaim> {
+fn arp_claim(event: &IdentityEvent) -> Option<ArpClaim> {
     let IdentityEvent::Conflict { ip, old, new, contest } = *event else { return None };
     Some(ArpClaim {
         claimant: new,

@@ -30,6 +30,6 @@ pub use fingerprint::{ClientPrint, ServerPrint, version_name};
 pub use mac::{Mac, MacError};
 pub use names::{DevicePrint, Heard, NameOrigin, Names, PeerName, TlsConnection};
 pub use registry::Registry;
-pub use routers::RivalRouter;
+pub use routers::{RouterClaim, RouterSaying};
 pub use servers::DhcpServer;
 pub use vendor::Vendors;

@@ -35,7 +35,7 @@ use super::{
     services::{Service, services},
     window::window_features,
 };
-use crate::identity::{DhcpServer, RivalRouter};
+use crate::identity::{DhcpServer, RouterClaim};
 
 const MAX_FLOWS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 const MAX_REPORTS: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
@@ -163,9 +163,9 @@ impl Learner {
         self.report(vec![rules::dhcp_spoof(rival, now_ns)], now_ns)
     }
 
-    /// A device announces itself as the default IPv6 router.
-    pub fn observe_router(&mut self, rival: &RivalRouter, now_ns: u64) -> Vec<Finding> {
-        self.report(vec![rules::router_spoof(rival, now_ns)], now_ns)
+    /// A device speaks where routers do.
+    pub fn observe_router(&mut self, claim: &RouterClaim, now_ns: u64) -> Vec<Finding> {
+        self.report(vec![rules::router_spoof(claim, now_ns)], now_ns)
     }
 
     /// What becomes true by waiting; and trains at most one device. Call it every second or so.

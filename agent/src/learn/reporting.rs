@@ -21,8 +21,8 @@ pub(super) type Report = (Subject, &'static str, Option<&'static str>);
 
 /// How long after a rule the model is silent about the same device.
 const RULE_EXPLAINS_NS: u64 = 120 * SECOND_NS;
-/// How many times rarer than a rule's the repetitions of a model's finding are.
-const MODEL_REPEATS: u64 = 10;
+/// How many times rarer than a rule's the repetitions of a model's finding are: often enough that what goes on stays one incident.
+const MODEL_REPEATS: u64 = 5;
 /// How often the fleet's default speaks of a device without a baseline.
 const FLEET_REPEATS_NS: u64 = 3_600 * SECOND_NS;
 /// P-value below which a finding of the model is another one than a weaker one before.
@@ -118,7 +118,9 @@ impl Learner {
                 && finding.technique != Technique::CHANGE
                 && let Some(state) = self.devices.peek_mut(&device)
             {
-                state.vetting.spoil(now_ns);
+                if !is_mild(finding) {
+                    state.vetting.spoil(now_ns);
+                }
                 state.services.spoil();
             }
         }
@@ -151,6 +153,12 @@ impl Learner {
         }
         news
     }
+}
+
+/// What models alone find unusual may be a busier day, and is learned from. Of that, what is far from the learning period's traffic is
+/// never taken in, with or without a finding.
+fn is_mild(finding: &Finding) -> bool {
+    finding.rule.is_none() && !is_strong(finding)
 }
 
 /// A rule's finding that needs another to be acted on.

@@ -2,7 +2,7 @@
 
 use tidegate_common::{
     device::{DeviceWindow, Sketch},
-    feature::{FEATURES, Feature, FeatureVector, Scale, log2_q8},
+    feature::{FEATURES, Feature, FeatureVector, Scale, TICK_NS, log2_q8},
 };
 
 const fn count(name: &'static str, unit: &'static str) -> Feature {
@@ -86,14 +86,17 @@ pub fn estimate(sketch: &Sketch) -> u64 {
 /// What a feature's integer stands for, in the feature's unit.
 pub fn read(feature: &Feature, value: u32) -> f64 {
     match feature.scale {
-        // The inverse of the piecewise linear logarithm, exact to its own resolution.
-        Scale::Log2 => {
-            let mantissa = f64::from(value & 0xff) / 256.0;
-            (1.0 + mantissa) * f64::from(value >> 8).exp2() - 1.0
-        }
+        Scale::Log2 => exp2_q8(value),
+        Scale::Time => exp2_q8(value) * TICK_NS as f64 / 1e6,
         Scale::Share => f64::from(value) / 1_024.0,
         Scale::Ordinal => f64::from(value),
     }
+}
+
+/// The inverse of the piecewise linear logarithm, exact to its own resolution.
+fn exp2_q8(value: u32) -> f64 {
+    let mantissa = f64::from(value & 0xff) / 256.0;
+    (1.0 + mantissa) * f64::from(value >> 8).exp2() - 1.0
 }
 
 #[cfg(test)]

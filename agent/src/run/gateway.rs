@@ -118,7 +118,7 @@ impl Gateway {
         let findings = self.learner.observe_flow(event, ends);
         self.tallies.scoring.observe(began.elapsed());
         for event in known {
-            self.on_identity(event, now());
+            self.on_identity(event);
         }
         self.judge_all(findings);
     }
@@ -128,28 +128,18 @@ impl Gateway {
         if let Some(heard) = self.registry.names.observe(event, now.kernel_ns) {
             return self.on_heard(&heard, now);
         }
-        if let Some(rival) = self.registry.rival_server(event, now.kernel_ns) {
-            let findings = self.learner.observe_dhcp_server(&rival, now.kernel_ns);
-            self.judge_all(findings);
-        }
-        if let Some(rival) = self.registry.rival_router(event, now.kernel_ns) {
-            let findings = self.learner.observe_router(&rival, now.kernel_ns);
-            self.judge_all(findings);
-        }
-        for event in self.registry.observe_sample(event, now.kernel_ns) {
-            self.on_identity(event, now);
+        let (events, findings) = judge::sampled(&mut self.registry, &mut self.learner, event, now.kernel_ns);
+        self.judge_all(findings);
+        for event in events {
+            self.on_identity(event);
         }
     }
 
-    fn on_identity(&mut self, event: IdentityEvent, now: Now) {
+    fn on_identity(&mut self, event: IdentityEvent) {
         let name = |gateway: &Self, device: DeviceKey| {
             let mac = Mac(device.mac);
             gateway.registry.name(device).map_or_else(|| mac.to_string(), |name| format!("{name} ({mac})"))
         };
-        if let Some(claim) = judge::arp_claim(&event) {
-            let findings = self.learner.observe_arp_claim(&claim, now.kernel_ns);
-            self.judge_all(findings);
-        }
         let message = match event {
             IdentityEvent::New { device } => format!("new device {}", name(self, device)),
             IdentityEvent::Address { device, ip } => format!("{} has the address {ip}", name(self, device)),
@@ -194,7 +184,7 @@ impl Gateway {
                 let heard = |record: &DeviceRecord| now.kernel_ns.saturating_sub(record.last_ns) <= recent_ns;
                 for (key, record) in devices.into_iter().filter(|(_, record)| heard(record)) {
                     for event in self.registry.observe_device(key, record.last_ns) {
-                        self.on_identity(event, now);
+                        self.on_identity(event);
                     }
                     let [even, odd] = &record.windows;
                     let (older, newer) = if even.epoch < odd.epoch { (even, odd) } else { (odd, even) };

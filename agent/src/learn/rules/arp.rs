@@ -12,7 +12,7 @@ use tidegate_common::device::DeviceKey;
 
 use super::SECOND_NS;
 use crate::{
-    identity::{Contest, DhcpServer, Mac, RivalRouter},
+    identity::{Contest, DhcpServer, Mac, RouterClaim, RouterSaying},
     learn::{Finding, RuleConfig, Subject, Technique},
 };
 
@@ -187,23 +187,34 @@ pub(in crate::learn) fn dhcp_spoof(rival: &DhcpServer, now_ns: u64) -> Finding {
 }
 
 /// An IPv6 router beside the gateway: one announcement is enough where the gateway announces itself. Where it does not, the network may
-/// have another router on purpose.
-pub(in crate::learn) fn router_spoof(rival: &RivalRouter, now_ns: u64) -> Finding {
-    let RivalRouter { device, lifetime_s, beside_gateway } = *rival;
-    let whose = if beside_gateway { "which the gateway is" } else { "which the gateway does not do" };
+/// have another router on purpose. Nobody takes another's announcement back by accident.
+pub(in crate::learn) fn router_spoof(claim: &RouterClaim, now_ns: u64) -> Finding {
+    let speaker = Mac(claim.device.mac);
+    let (victim, score, detail) = match claim.says {
+        RouterSaying::Leads { lifetime_s, beside_gateway } => {
+            let whose = if beside_gateway { "which the gateway is" } else { "which the gateway does not do" };
+            let detail =
+                format!("{speaker} announced itself as the default IPv6 router for {lifetime_s} s, {whose}");
+            (None, if beside_gateway { 0.9 } else { 0.45 }, detail)
+        }
+        RouterSaying::Withdraws { router, owner } => {
+            let whose = owner.map_or_else(|| "the gateway".to_owned(), |mac| mac.to_string());
+            let detail = format!(
+                "{speaker} said in the name of {router}, which is {whose}, that it is no router any more"
+            );
+            (Some(router), 0.9, detail)
+        }
+    };
     Finding {
-        subject: Subject::Device(device),
-        victim: None,
+        subject: Subject::Device(claim.device),
+        victim,
         technique: Technique::ROUTER_SPOOFING,
         rule: Some("router_spoof"),
-        score: if beside_gateway { 0.9 } else { 0.45 },
+        score,
         p_value: 1e-5,
         first_ns: now_ns,
         at_ns: now_ns,
-        detail: format!(
-            "{} announced itself as the default IPv6 router for {lifetime_s} s, {whose}",
-            Mac(device.mac)
-        ),
+        detail,
         notes: Vec::new(),
     }
 }

@@ -99,8 +99,8 @@ fn one_claim_of_the_gateways_address_is_enough() {
 
 #[test]
 fn a_second_router_is_a_threat_beside_the_gateway_and_else_a_change() {
-    let nature = |beside_gateway| {
-        let rival = RivalRouter { device: device(INFECTED), lifetime_s: 1_800, beside_gateway };
+    let nature = |says| {
+        let rival = RouterClaim { device: device(INFECTED), says };
         let [found] = Sim::new().learner.observe_router(&rival, S).try_into().unwrap();
         assert_eq!(
             (found.technique, found.subject),
@@ -108,5 +108,8 @@ fn a_second_router_is_a_threat_beside_the_gateway_and_else_a_change() {
         );
         found.nature()
     };
-    assert_eq!((nature(true), nature(false)), (Nature::Threat, Nature::Anomaly));
+    let leads = |beside_gateway| RouterSaying::Leads { lifetime_s: 1_800, beside_gateway };
+    assert_eq!((nature(leads(true)), nature(leads(false))), (Nature::Threat, Nature::Anomaly));
+    let withdraws = RouterSaying::Withdraws { router: [10, 0, 0, 1].into(), owner: None };
+    assert_eq!(nature(withdraws), Nature::Threat);
 }

@@ -1,20 +1,32 @@
-//! Forged sources: one hardware address begins flows from many unrelated IPv4 addresses, and nobody is there to go on with them.
+//! Forged sources: one hardware address begins flows from many unrelated IPv4 addresses, and nobody is there to go on with them; or
+//! hardware addresses are made up as well.
 //!
-//! Whoever answers for many unrelated addresses is a router; what it forwards is not its own, and it is left alone.
+//! Whoever answers for many unrelated addresses is a router; what it forwards is not its own, and it is left alone. Nobody sends
+//! from a group address, so whoever makes up hardware addresses betrays itself with every other one, and never by name.
 
-use std::{collections::VecDeque, net::IpAddr, num::NonZeroUsize};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, Ipv4Addr},
+    num::NonZeroUsize,
+};
 
 use lru::LruCache;
 use tidegate_common::device::DeviceKey;
 
 use super::{Contact, Outcome, SECOND_NS, finding, seconds};
-use crate::learn::{Finding, RuleConfig, Subject, Technique};
+use crate::{
+    identity::Mac,
+    learn::{Finding, RuleConfig, Subject, Technique},
+};
 
 const MAX_DEVICES: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
 const WINDOW_NS: u64 = 60 * SECOND_NS;
 /// Unrelated addresses (prefixes of 16 bits) that one answers for and is a router.
 const ROUTER_PREFIXES: usize = 3;
 const MAX_PREFIXES: usize = 256;
+/// Different group addresses that began flows within [`IMPOSSIBLE_WINDOW_NS`]; a damaged frame is not a series.
+const IMPOSSIBLE: usize = 8;
+const IMPOSSIBLE_WINDOW_NS: u64 = 10 * SECOND_NS;
 
 #[derive(Default)]
 struct Sender {
@@ -26,14 +38,20 @@ struct Sender {
 
 pub(super) struct Spoofing {
     senders: LruCache<DeviceKey, Sender>,
+    /// Hardware addresses that no device can have, and when they began a flow.
+    impossible: VecDeque<(Mac, u64)>,
 }
 
 impl Spoofing {
     pub(super) fn new() -> Self {
-        Self { senders: LruCache::new(MAX_DEVICES) }
+        Self { senders: LruCache::new(MAX_DEVICES), impossible: VecDeque::new() }
     }
 
     pub(super) fn started(&mut self, config: &RuleConfig, contact: &Contact<'_>, found: &mut Vec<Finding>) {
+        let mac = Mac(contact.record.out.src_mac);
+        if mac.is_multicast() {
+            found.extend(self.made_up(mac, contact));
+        }
         let (Some(device), Some(prefix)) = (contact.ends.initiator, prefix(contact.source)) else { return };
         let sender = self.senders.get_or_insert_mut(device, Sender::default);
         if sender.spoke_for.len() >= ROUTER_PREFIXES {
@@ -55,6 +73,24 @@ impl Spoofing {
             );
             found.push(finding(contact, Technique::FORGED_SOURCES, "forged_sources", 0.88, first_ns, detail));
         }
+    }
+
+    fn made_up(&mut self, mac: Mac, contact: &Contact<'_>) -> Option<Finding> {
+        let is_old = |at_ns: u64| contact.now_ns.saturating_sub(at_ns) > IMPOSSIBLE_WINDOW_NS;
+        while self.impossible.front().is_some_and(|(_, at_ns)| is_old(*at_ns)) {
+            self.impossible.pop_front();
+        }
+        if self.impossible.len() < IMPOSSIBLE && !self.impossible.iter().any(|(known, _)| *known == mac) {
+            self.impossible.push_back((mac, contact.now_ns));
+        }
+        let first_ns = self.impossible.front().filter(|_| self.impossible.len() == IMPOSSIBLE)?.1;
+        let detail = format!(
+            "frames from {IMPOSSIBLE} hardware addresses that no device can have, {mac} the last, in {}",
+            seconds(first_ns, contact.now_ns)
+        );
+        let many = Subject::Remote(Ipv4Addr::UNSPECIFIED.into());
+        let made_up = finding(contact, Technique::FORGED_SOURCES, "forged_hardware", 0.9, first_ns, detail);
+        Some(Finding { subject: many, ..made_up })
     }
 
     /// A conversation came about: both ends are there.
@@ -90,11 +126,18 @@ const fn prefix(address: IpAddr) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use bytemuck::Zeroable;
+    use tidegate_common::{
+        flow::{FlowKey, FlowRecord},
+        parse::Packet,
+    };
 
-    use super::super::testing::{caught_within, honest};
+    use super::{
+        super::testing::{caught_within, honest},
+        *,
+    };
     use crate::learn::{
-        Subject,
+        FlowEnds,
         testing::{End, MS, S, Script, device, inside, outside},
     };
 
@@ -110,6 +153,30 @@ mod tests {
         }
         let found = caught_within(&mut script, "forged_sources", Subject::Device(device(66)), 13 * S);
         assert_eq!(found.technique.id, "T1498");
+    }
+
+    /// The first finding while the hardware addresses of `macs`, by their first and last byte, begin a flow each, half a second apart.
+    fn told_of(macs: impl IntoIterator<Item = (u8, u8)>) -> Option<Finding> {
+        let mut spoofing = Spoofing::new();
+        let config = RuleConfig::default();
+        let mut found = Vec::new();
+        for (nth, (first, last)) in macs.into_iter().enumerate() {
+            let mut record = FlowRecord::zeroed();
+            (record.out.packets, record.out.src_mac) = (1, [first, 0, 0, 0, 0, last]);
+            let (key, _) = FlowKey::of(&Packet::default());
+            let contact = Contact::new(&key, &record, FlowEnds::default(), nth as u64 * S / 2);
+            spoofing.started(&config, &contact, &mut found);
+        }
+        found.into_iter().find(|finding| finding.rule == Some("forged_hardware"))
+    }
+
+    #[test]
+    fn hardware_addresses_that_no_device_can_have_betray_that_they_are_made_up() {
+        let found = told_of((0..16).map(|nth| (nth, nth))).unwrap();
+        assert_eq!((found.subject, found.at_ns), (Subject::Remote([0, 0, 0, 0].into()), 15 * S / 2));
+        assert_eq!(told_of((0..90).map(|nth| (1, nth % 7))), None, "the same few again and again");
+        assert_eq!(told_of((0..90).map(|nth| (nth * 2, nth))), None, "any device may have them");
+        assert_eq!(told_of((0..90).map(|nth| (u8::from(nth % 3 == 0), nth))), None, "one now and then");
     }
 
     #[test]

@@ -166,12 +166,9 @@ impl Watch {
                         self.heard(&heard)?;
                         continue;
                     }
-                    for event in self.registry.observe_sample(&sample, self.now_ns) {
-                        if let Some(claim) = judge::arp_claim(&event) {
-                            let found = self.learner.observe_arp_claim(&claim, self.now_ns);
-                            self.judge_all(found)?;
-                        }
-                    }
+                    let (_, found) =
+                        judge::sampled(&mut self.registry, &mut self.learner, &sample, self.now_ns);
+                    self.judge_all(found)?;
                 }
             }
         }
