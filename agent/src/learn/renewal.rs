@@ -111,3 +111,7 @@ impl Renewal {
         Ok(Outcome::Adopted)
     }
 }
+
+#[cfg(test)]
+#[path = "renewal_tests.rs"]
+mod tests;
