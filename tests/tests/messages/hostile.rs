@@ -192,7 +192,7 @@ fn storms_from_many_addresses_leave_those_alone_who_are_known() {
         let noticed = honest.end().unwrap();
         let [p99, longest] = [99, 100].map(|percent| percentile(&noticed.delays_us, percent).unwrap());
         let slowest = percentile(&noticed.joins_us, 100);
-        println!(
+        eprintln!(
             "{greeting:?} from {sources}: {stormed:?}, {taken} taken, {grown} MiB more, {} messages p99 {p99:.0} us longest {longest:.0}, \
              {} newcomers longest {slowest:?}, {} turned away",
             noticed.delays_us.len(),

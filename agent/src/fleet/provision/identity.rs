@@ -83,11 +83,13 @@ pub struct Files {
 
 impl Files {
     /// The pair that a renewal is about to put in place.
+    #[must_use]
     pub fn next(&self) -> Self {
         Self { certificate: aside(&self.certificate), key: aside(&self.key) }
     }
 
     /// The pair that a renewal replaced, as long as AWS was not told.
+    #[must_use]
     pub fn old(&self) -> Self {
         Self { certificate: with_ending(&self.certificate, ".old"), key: with_ending(&self.key, ".old") }
     }
