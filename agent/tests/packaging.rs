@@ -75,7 +75,7 @@ fn the_renewal_runs_daily_without_any_capability_on_the_files_of_the_configurati
     let unit = "tidegate-renew.service";
     let cloud = Config::default().cloud;
     assert_eq!(values(unit, "Type"), ["oneshot"]);
-    assert_eq!(values(unit, "ConditionPathExists"), [cloud.certificate.clone()]);
+    assert_eq!(values(unit, "ConditionPathExists"), std::slice::from_ref(&cloud.certificate));
     assert_eq!(values(unit, "CapabilityBoundingSet"), [""]);
     let writable = values(unit, "ReadWritePaths");
     for file in [cloud.certificate, cloud.key] {
