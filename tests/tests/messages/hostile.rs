@@ -166,6 +166,7 @@ fn a_storm_of_connections_stays_within_its_sources_limits() {
 const LATE_US: f64 = 2e6;
 
 #[test]
+#[allow(clippy::print_stdout, reason = "the figures are for whoever reads the test's output")]
 fn storms_from_many_addresses_leave_those_alone_who_are_known() {
     let directory = tempfile::tempdir().unwrap();
     web::authority(directory.path(), "web", "127.0.0.1").unwrap();
