@@ -44,8 +44,8 @@ fn messages(rows: &[Row]) -> String {
          one run.\n`spread` is (highest - lowest) / median of ours.\n\n\
          `broker_*` and `command_*` run without limits on rates. `storm_*` are storms of connections against the guard's default limits, in clear\n\
          (`tcp`) and with a TLS handshake begun (`tls`), from `one` and from `many` (1,000) addresses; `taken` are the connections that the guard let\n\
-         in. Two clients send each other messages meanwhile and a newcomer connects five times a second; `turned_away` of those got no\n\
-         session. A lost message ends the benchmark without figures.\n\n\
+         in. Two clients send each other messages meanwhile and a newcomer connects five times a second; `served` is the\n\
+         share of them that got a session. A lost message ends the benchmark without figures.\n\n\
          | measure | unit | Tidegate | spread | beside | |\n|---|---|---|---|---|---|\n"
     );
     for row in rows {
