@@ -359,31 +359,18 @@ fn a_certificate_with_another_name_is_kept_out() {
         assert!(ok, "{said}");
     }
     fs::write(place.join("ca.pem"), emulator.authority(&netns).unwrap()).unwrap();
-    let publish = |as_whom: &str, topic: &str| publishes(&netns, place, "gate", as_whom, topic);
+    let publish = |as_whom: &str, topic: &str| publishes(&netns, place, "127.0.0.1", "gate", as_whom, topic);
     assert!(publish("gate", "tidegate/gate/presence"), "under its own name");
     assert!(!publish("gate", "tidegate/other/presence"), "another's topic");
     assert!(!publish("other", "tidegate/other/presence"), "another's client id");
     println!("CLOUD own name taken, another's topic and client id refused");
 }
 
-/// Whether a client with the certificate of `holder` and the client id `id` may publish on `topic`.
-fn publishes(netns: &Netns, place: &Path, holder: &str, id: &str, topic: &str) -> bool {
+/// Whether the broker at `host` lets a client with the certificate of `holder` and the client id `id` publish on `topic`.
+fn publishes(netns: &Netns, place: &Path, host: &str, holder: &str, id: &str, topic: &str) -> bool {
     let file = |name: &str| place.join(name).display().to_string();
     let mut command = netns.command("mosquitto_pub");
-    command.args([
-        "-h",
-        "127.0.0.1",
-        "-p",
-        &MQTT_PORT.to_string(),
-        "-i",
-        id,
-        "-q",
-        "1",
-        "-t",
-        topic,
-        "-m",
-        "{}",
-    ]);
+    command.args(["-h", host, "-p", &MQTT_PORT.to_string(), "-i", id, "-q", "1", "-t", topic, "-m", "{}"]);
     command.args(["--cafile", &file("ca.pem"), "--cert", &file(&format!("{holder}.crt"))]);
     command.args(["--key", &file(&format!("{holder}.key"))]);
     let output = std::process::Command::new("timeout")
