@@ -16,7 +16,7 @@ mod payload;
 mod range;
 mod recent;
 #[cfg(test)]
-mod simulation;
+mod simulation_tests;
 mod spread;
 mod tallies;
 mod topic;
