@@ -31,7 +31,6 @@ use crate::mqtt::{self, Client, Hello};
 const OPEN: usize = 512;
 /// How often the pace is kept.
 const TICK: Duration = Duration::from_millis(1);
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause between two messages of the honest pair.
 const BEAT: Duration = Duration::from_millis(5);
 /// Pause between two newcomers, within what a guard allows one address by default.
@@ -174,11 +173,17 @@ pub struct Honest {
 }
 
 impl Honest {
-    /// Starts them at `broker` under one user name and password; `topic` is one that they may use.
-    pub fn start(broker: SocketAddr, login: (&'static str, &'static str), topic: &str) -> Result<Self> {
+    /// Starts them at `broker` under one user name and password; `topic` is one that they may use. What takes longer than `patience`
+    /// counts as lost.
+    pub fn start(
+        broker: SocketAddr,
+        login: (&'static str, &'static str),
+        topic: &str,
+        patience: Duration,
+    ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let open = move |client_id| {
-            Client::open(broker, &Hello { client_id, login: Some(login), ..Hello::default() }, TIMEOUT)
+            Client::open(broker, &Hello { client_id, login: Some(login), ..Hello::default() }, patience)
         };
         let mut reader = open("honest-reader")?;
         if reader.subscribe_with(topic, 0)? != 0 {
@@ -218,7 +223,7 @@ impl Honest {
         Ok(Self { stop, pair, newcomers })
     }
 
-    /// Ends them; an error when one message was lost, late by ten seconds, or out of order.
+    /// Ends them; an error when one message was lost or out of order.
     pub fn end(self) -> Result<Noticed> {
         self.stop.store(true, Ordering::Relaxed);
         let panicked = || io::Error::other("an honest client panicked");

@@ -184,7 +184,9 @@ fn storms_from_many_addresses_leave_those_alone_who_are_known() {
         (Greeting::Tls, setup.tls.unwrap(), 1_000),
     ] {
         let SocketAddr::V4(target) = target else { panic!("{target} is not of version 4") };
-        let honest = Honest::start(setup.address(), ("honest", "secret"), "news/honest").unwrap();
+        let honest =
+            Honest::start(setup.address(), ("honest", "secret"), "news/honest", Duration::from_secs(10))
+                .unwrap();
         let (before, memory) = (read(&setup.counters.accepted), resident("/proc/self/status"));
         let storm = Storm { target, greeting, sources, per_second: 10_000 };
         let stormed = storm.run(Duration::from_secs(3)).unwrap();
