@@ -104,7 +104,7 @@ reasons! {
     FrameTooShort = 0 => "frame_too_short",
     /// Longer than the kernel's test run can take (replay only).
     FrameTooLong = 1 => "frame_too_long",
-    /// The capture's link layer is not Ethernet (replay only).
+    /// The capture's link layer is none that replay reads (replay only).
     UnsupportedLink = 2 => "unsupported_link",
     /// An IEEE 802.3 length instead of an EtherType (STP, IPX and other LLC traffic).
     Llc = 3 => "llc",

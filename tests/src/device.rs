@@ -6,7 +6,7 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
@@ -26,12 +26,16 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const FRAMES: u32 = 25;
 /// Bytes of one picture: 25 of them a second are 5 Mbit/s.
 const FRAME: usize = 25_000;
+/// Failures of a device that are remembered; more tell nothing new.
+const FAILURES: usize = 20;
 
 /// What a device's owner notices.
 #[derive(Debug, Default)]
 pub struct Service {
     served: AtomicU64,
     failed: AtomicU64,
+    /// Why the first requests since they were last taken failed.
+    failures: Mutex<Vec<String>>,
 }
 
 /// A reading of [`Service`].
@@ -49,9 +53,22 @@ impl Service {
         Reading { served: self.served.load(Ordering::Relaxed), failed: self.failed.load(Ordering::Relaxed) }
     }
 
-    fn count(&self, done: bool) {
-        let counter = if done { &self.served } else { &self.failed };
-        counter.fetch_add(1, Ordering::Relaxed);
+    /// Makes a request and counts what became of it.
+    fn request(&self, ask: impl FnOnce() -> Result<()>) {
+        let begin = Instant::now();
+        let Err(error) = ask() else {
+            self.served.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() < FAILURES {
+            failures.push(format!("{error:#}, after {:.1} s", begin.elapsed().as_secs_f64()));
+        }
+    }
+
+    fn take_failures(&self) -> Vec<String> {
+        std::mem::take(&mut *self.failures.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -106,6 +123,14 @@ impl Devices {
     pub fn read(&self) -> Vec<(&'static str, Reading)> {
         self.services.iter().map(|(name, service)| (*name, service.read())).collect()
     }
+
+    /// Which requests failed since this was last asked, and why; a device's first twenty.
+    pub fn take_failures(&self) -> Vec<(&'static str, String)> {
+        let of = |(name, service): &(&'static str, Arc<Service>)| {
+            service.take_failures().into_iter().map(|why| (*name, why)).collect::<Vec<_>>()
+        };
+        self.services.iter().flat_map(of).collect()
+    }
 }
 
 /// Calls `work` every `period` until `stop`; late calls are not made up for.
@@ -126,7 +151,7 @@ fn camera(service: &Service, stop: &AtomicBool) {
     let mut picture = vec![0x55; 4 + FRAME];
     picture[..4].copy_from_slice(&(FRAME as u32).to_be_bytes());
     every(Duration::from_secs(1) / FRAMES, stop, || {
-        let mut send = || -> Result<()> {
+        service.request(|| {
             let mut stream = match connection.take() {
                 Some(stream) => stream,
                 None => connect((STREAM, 8554).into())?,
@@ -135,8 +160,7 @@ fn camera(service: &Service, stop: &AtomicBool) {
             stream.read_exact(&mut [0]).context("a picture was not acknowledged")?;
             connection = Some(stream);
             Ok(())
-        };
-        service.count(send().is_ok());
+        });
     });
 }
 
@@ -144,7 +168,7 @@ fn camera(service: &Service, stop: &AtomicBool) {
 fn sensor(service: &Service, stop: &AtomicBool) {
     let mut session = None;
     every(Duration::from_secs(1), stop, || {
-        let mut publish = || -> Result<()> {
+        service.request(|| {
             let mut client = match session.take() {
                 Some(client) => client,
                 None => mqtt::Client::connect((BROKER, 1883).into(), "sensor", TIMEOUT)?,
@@ -152,15 +176,14 @@ fn sensor(service: &Service, stop: &AtomicBool) {
             client.publish("home/sensor/temperature", b"{\"celsius\":21.5}")?;
             session = Some(client);
             Ok(())
-        };
-        service.count(publish().is_ok());
+        });
     });
 }
 
 /// Looks its cloud up and asks it for orders every two seconds.
 fn plug(service: &Service, stop: &AtomicBool) {
     every(Duration::from_secs(2), stop, || {
-        service.count(resolve("cloud.test").is_ok() && get((CLOUD, 80).into()).is_ok());
+        service.request(|| resolve("cloud.test").and_then(|()| get((CLOUD, 80).into())));
     });
 }
 
@@ -169,10 +192,10 @@ fn hub(others: &[Ipv4Addr], service: &Service, stop: &AtomicBool) {
     let mut round = 0_u32;
     every(Duration::from_secs(2), stop, || {
         for other in others {
-            service.count(get((*other, 8080).into()).is_ok());
+            service.request(|| get((*other, 8080).into()));
         }
         if round.is_multiple_of(8) {
-            service.count(ask_time().is_ok());
+            service.request(ask_time);
         }
         round += 1;
     });

@@ -38,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const AFTERMATH: Duration = Duration::from_secs(3);
 /// Between two questions to the command line.
 const POLL: Duration = Duration::from_millis(40);
+/// More incidents than any run of the lab makes.
+const EVERY: &str = "10000";
 
 /// What the lab is to do.
 #[derive(Clone, Debug)]
@@ -150,8 +152,36 @@ pub(crate) struct Lab<'a> {
     pub(crate) view: &'a mut dyn FnMut(Progress<'_>),
 }
 
-/// Evidence counts of incidents by id.
-type Incidents = BTreeMap<String, u64>;
+/// Incidents by id.
+type Incidents = BTreeMap<String, Reported>;
+
+/// An incident, as Tidegate lists it.
+#[derive(Clone)]
+struct Reported {
+    evidence: u64,
+    subject: String,
+    technique: String,
+    summary: String,
+    response: String,
+}
+
+impl Reported {
+    fn read(incident: &Value) -> Option<(String, Self)> {
+        let word = |field: &str| text(incident, field).unwrap_or_default();
+        let reported = Self {
+            evidence: incident["evidence"].as_u64()?,
+            subject: word("subject"),
+            technique: incident["technique"]["id"].as_str().unwrap_or_default().to_owned(),
+            summary: word("summary"),
+            response: word("response"),
+        };
+        Some((text(incident, "id")?, reported))
+    }
+
+    fn words(&self) -> String {
+        format!("{} {} ({})", self.technique, self.summary, self.response)
+    }
+}
 
 impl Lab<'_> {
     fn play(&mut self, attacks: &[&'static Attack], options: &Options) -> Result<Report> {
@@ -229,23 +259,38 @@ impl Lab<'_> {
         })
     }
 
+    /// Lets devices behave, and tells at once whatever is reported or fails meanwhile.
     fn quiet(&mut self, length: Duration) -> Result<Quiet> {
-        let (known, before) = (self.incidents()?, self.devices.read());
-        let deadline = Instant::now() + length;
+        let (mut known, before) = (self.incidents()?, self.devices.read());
+        let (incidents_before, begin) = (known.len(), Instant::now());
+        self.devices.take_failures();
+        let mut failures = Vec::new();
         let mut false_blocks = 0;
-        while Instant::now() < deadline {
-            (self.view)(Progress::Behaving(deadline - Instant::now()));
-            interrupt::pause((deadline - Instant::now()).min(Duration::from_secs(5)))?;
+        while begin.elapsed() < length {
+            let left = length.saturating_sub(begin.elapsed());
+            (self.view)(Progress::Behaving(left));
+            interrupt::pause(left.min(Duration::from_secs(5)))?;
             false_blocks += self.false_blocks(&[])?;
             if false_blocks > 0 {
                 self.flush()?;
             }
+            let at = format!("after {:.0} s", begin.elapsed().as_secs_f64());
+            for (id, incident) in self.incidents()? {
+                if known.insert(id, incident.clone()).is_none() {
+                    (self.view)(Progress::Note(&format!("{at}, reported: {}", incident.words())));
+                }
+            }
+            for (device, why) in self.devices.take_failures() {
+                let failure = format!("{at}, a request of {device} failed: {why}");
+                (self.view)(Progress::Note(&failure));
+                failures.push(failure);
+            }
         }
         let served = self.served_since(&before, None);
         (self.view)(Progress::Served(&served));
-        let incidents = self.incidents()?.keys().filter(|id| !known.contains_key(*id)).count() as u64;
         let service_kept = served.iter().all(|(_, reading)| reading.failed == 0 && reading.served > 0);
-        Ok(Quiet { minutes: length.as_secs_f64() / 60.0, false_blocks, incidents, service_kept })
+        let incidents = (known.len() - incidents_before) as u64;
+        Ok(Quiet { minutes: length.as_secs_f64() / 60.0, false_blocks, incidents, service_kept, failures })
     }
 
     /// Lets devices behave while they are learned, but for attacks that go on meanwhile and are set free whenever they are shut
@@ -297,27 +342,18 @@ impl Lab<'_> {
     }
 
     fn incidents(&self) -> Result<Incidents> {
-        let list = self.agent.list(&["incidents", "list"], "incidents")?;
-        Ok(list
-            .iter()
-            .filter_map(|incident| Some((text(incident, "id")?, incident["evidence"].as_u64()?)))
-            .collect())
+        let list = self.agent.list(&["incidents", "list", "--limit", EVERY], "incidents")?;
+        Ok(list.iter().filter_map(Reported::read).collect())
     }
 
     /// The summary of an incident about a culprit that is new or has new evidence.
     fn new_incident(&self, aimed: &Aimed<'_>, known: &Incidents) -> Result<Option<String>> {
         let culprits = aimed.culprits();
-        let list = self.agent.list(&["incidents", "list"], "incidents")?;
-        let is_new = |incident: &&Value| {
-            let id = text(incident, "id").unwrap_or_default();
-            let more = known.get(&id).is_none_or(|before| incident["evidence"].as_u64() > Some(*before));
-            more && text(incident, "subject").is_some_and(|subject| culprits.contains(&subject))
+        let is_new = |(id, incident): &(&String, &Reported)| {
+            let more = known.get(*id).is_none_or(|before| incident.evidence > before.evidence);
+            more && culprits.contains(&incident.subject)
         };
-        Ok(list.iter().find(is_new).map(|incident| {
-            let technique = incident["technique"]["id"].as_str().unwrap_or_default();
-            let word = |field: &str| text(incident, field).unwrap_or_default();
-            format!("{technique} {} ({})", word("summary"), word("response"))
-        }))
+        Ok(self.incidents()?.iter().find(is_new).map(|(_, incident)| incident.words()))
     }
 
     fn blocks(&self) -> Result<Vec<Value>> {

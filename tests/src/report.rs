@@ -34,6 +34,8 @@ pub struct Quiet {
     pub incidents: u64,
     /// Whether every device was served throughout.
     pub service_kept: bool,
+    /// Which requests of devices failed, when and why.
+    pub failures: Vec<String>,
 }
 
 /// One thing that the scenario of messages shows.

@@ -52,6 +52,7 @@ const LAB_TOOLS: &[Tool] = &[
     tool("hydra", "hydra", "password guessing"),
     tool("arpspoof", "dsniff", "ARP spoofing"),
     tool("dns2tcpc", "dns2tcp", "a tunnel through DNS"),
+    tool("nc", "netcat-openbsd", "beacons, small requests and uploads"),
     tool("tcpreplay", "tcpreplay", "packet rates"),
     tool("xdp-filter", "xdp-tools", "the benchmark's peer"),
     tool("bpftool", "bpftool", "a second opinion on maps and programs"),

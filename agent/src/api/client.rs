@@ -178,12 +178,14 @@ impl Client {
     }
 
     /// Incidents, newest first.
-    pub async fn incidents(&self, filter: IncidentFilter) -> Result<Vec<IncidentView>> {
+    pub async fn incidents(&self, filter: IncidentFilter) -> Result<Incidents> {
         let (limit, open) = (filter.limit.to_string(), filter.open.to_string());
+        let gathered = filter.gathered.to_string();
         let within = filter.within_s.map(|seconds| seconds.to_string());
-        let mut query = vec![("limit", limit.as_str()), ("open", open.as_str())];
+        let mut query =
+            vec![("limit", limit.as_str()), ("open", open.as_str()), ("gathered", gathered.as_str())];
         query.extend(within.as_deref().map(|seconds| ("within_s", seconds)));
-        Ok(self.get::<Incidents>("/v1/incidents", &query).await?.incidents)
+        self.get("/v1/incidents", &query).await
     }
 
     /// One incident.

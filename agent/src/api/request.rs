@@ -12,7 +12,7 @@ use crate::{
         metrics::Snapshot,
         view::{
             AllowCheckView, AllowView, BlockView, CommandsView, DeviceView, EventView, ExplainView,
-            HeldCommandView, IncidentView, ModelView, NeighboursView, PolicyCheckView, PolicyView,
+            HeldCommandView, IncidentView, Incidents, ModelView, NeighboursView, PolicyCheckView, PolicyView,
             ProfileView, ReloadView, RoleWord, StatusView,
         },
     },
@@ -98,7 +98,7 @@ pub enum Request {
     CheckAllowed { target: Target, reply: Reply<AllowCheckView> },
 
     /// Incidents, newest first.
-    Incidents { filter: IncidentFilter, reply: Reply<Vec<IncidentView>> },
+    Incidents { filter: IncidentFilter, reply: Reply<Incidents> },
     /// One incident.
     Incident { id: String, reply: Reply<IncidentView> },
     /// Why something was done: the id of an incident, or the target of an enforcement.
@@ -223,6 +223,9 @@ pub struct IncidentFilter {
     /// Only those with evidence since then, in seconds before now.
     #[serde(default)]
     pub within_s: Option<u64>,
+    /// Strangers' probes are only counted, instead of listed one by one.
+    #[serde(default)]
+    pub gathered: bool,
 }
 
 impl IncidentFilter {
@@ -233,7 +236,7 @@ impl IncidentFilter {
 
 impl Default for IncidentFilter {
     fn default() -> Self {
-        Self { limit: Self::default_limit(), open: false, within_s: None }
+        Self { limit: Self::default_limit(), open: false, within_s: None, gathered: false }
     }
 }
 

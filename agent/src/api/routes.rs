@@ -28,7 +28,7 @@ use crate::{
             Refusal, RefusalKind, Reply, Request,
         },
         server::Handle,
-        view::{Allowed, Blocks, Devices, Events, Incidents, Models, SCHEMA, Versioned},
+        view::{Allowed, Blocks, Devices, Events, Models, SCHEMA, Versioned},
     },
     enforce::Target,
     mud::MAX_BYTES,
@@ -275,9 +275,7 @@ fn incidents() -> Router<Shared> {
         .route(
             "/v1/incidents",
             get(async |State(s): State<Shared>, Query(filter): Query<IncidentFilter>| -> Answer<_> {
-                s.ask(|reply| Request::Incidents { filter, reply })
-                    .await
-                    .map(|incidents| answer(Incidents { incidents }))
+                s.ask(|reply| Request::Incidents { filter, reply }).await.map(answer)
             }),
         )
         .route(

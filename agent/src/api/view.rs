@@ -69,12 +69,33 @@ listings! {
     Blocks { blocks: BlockView }
     /// Listing of never-block entries.
     Allowed { allow: AllowView }
-    /// Listing of incidents.
-    Incidents { incidents: IncidentView }
     /// Listing of events.
     Events { events: EventView }
     /// Listing of baselines.
     Models { models: ModelView }
+}
+
+/// Listing of incidents.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Incidents {
+    /// The list.
+    pub incidents: Vec<IncidentView>,
+    /// Strangers' probes, where they were asked to be counted and not listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probes: Option<ProbesView>,
+}
+
+/// What strangers tried in vain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbesView {
+    /// Incidents that are not listed.
+    pub incidents: u32,
+    /// Different hosts that they are about.
+    pub hosts: u32,
+    /// Pieces of evidence in them.
+    pub evidence: u32,
+    /// When the last one came.
+    pub last_seen: Option<Timestamp>,
 }
 
 /// How the gateway is.

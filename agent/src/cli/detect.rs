@@ -13,10 +13,11 @@ use crate::{
     config::Config,
     replay::{
         ReplayError,
-        capture::{self, CaptureError, LINK_ETHERNET},
+        capture::{self, CaptureError},
         detect::{Counts, Detected, FoundBlock, FoundIncident, Protected, Watch, WatchError},
         flowlog::Entry,
         input::{self, CaptureFile, LogFile, Opened},
+        link::Framer,
     },
 };
 
@@ -115,15 +116,17 @@ fn watch_capture(
 ) -> Result<(), CliError> {
     let CaptureFile { path, input } = file;
     let mut begun = false;
+    let mut framer = Framer::default();
     let read = capture::read(input, |captured| {
         counts.packets += 1;
-        if captured.link != LINK_ETHERNET {
+        let Ok(frame) = framer.ethernet(captured) else {
+            counts.unframed += 1;
             return Ok(());
-        }
+        };
         if !std::mem::replace(&mut begun, true) {
             watch.begin_file(captured.time_ns).map_err(Stopped::Watch)?;
         }
-        watch.frame(captured.time_ns, captured.frame).map_err(Stopped::Watch)?;
+        watch.frame(captured.time_ns, frame).map_err(Stopped::Watch)?;
         found.gather(watch);
         Ok(())
     });
@@ -201,9 +204,24 @@ fn show(found: &Detected, counts: Counts, output: Output) -> Result<(), CliError
         blocks,
         "nothing would have been blocked",
     ))?;
+    if counts.unframed > 0 {
+        print(&format!(
+            "\n{} packets could not be watched: their link layer is not read (hint: `replay --flows` counts the reasons)",
+            counts.unframed
+        ))?;
+    }
+    if counts.devices == 0 {
+        print(
+            "\nno host was taken for a device: none has a private address (hint: `--protected PREFIX` names the networks behind the gateway)",
+        )?;
+    }
     print(&format!(
         "\n{} packets watched, {} devices, {} with a baseline: {} incidents, {} verdicts",
-        counts.packets, counts.devices, counts.baselines, counts.incidents, counts.blocks
+        counts.packets - counts.unframed,
+        counts.devices,
+        counts.baselines,
+        counts.incidents,
+        counts.blocks
     ))
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     api::{
         Client, IncidentFilter,
-        view::{ExplainView, IncidentView, Incidents},
+        view::{ExplainView, IncidentView, Incidents, ProbesView},
     },
     cli::{
         error::{CliError, Exit},
@@ -17,7 +17,7 @@ use crate::{
 /// List and show incidents.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// List incidents, newest first.
+    /// List incidents, newest first; strangers' probes are counted in one line.
     List {
         /// Only those still going on.
         #[arg(long)]
@@ -28,6 +28,9 @@ pub(super) enum Command {
         /// How many at most.
         #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 100)]
         limit: usize,
+        /// List strangers' probes one by one, too, as `-o json` does.
+        #[arg(long)]
+        all: bool,
     },
     /// Show one incident.
     Show {
@@ -52,10 +55,11 @@ pub(super) struct Explain {
 
 pub(super) async fn run(command: Command, output: Output, client: &Client) -> Result<Exit, CliError> {
     match command {
-        Command::List { open, within, limit } => {
+        Command::List { open, within, limit, all } => {
             let within_s = within.map(|period| period.duration().as_secs());
-            let incidents = client.incidents(IncidentFilter { limit, open, within_s }).await?;
-            output.show(Incidents { incidents }, |list| listing(&list.incidents))
+            let gathered = !(all || output.is_json());
+            let filter = IncidentFilter { limit, open, within_s, gathered };
+            output.show(client.incidents(filter).await?, listing)
         }
         Command::Show { id } => output.show(client.incident(&id).await?, details),
     }
@@ -65,8 +69,8 @@ pub(super) async fn explain(args: &Explain, output: Output, client: &Client) -> 
     output.show(client.explain(&args.id).await?, explanation)
 }
 
-fn listing(incidents: &[IncidentView]) -> String {
-    let rows = incidents.iter().map(|incident| {
+fn listing(list: &Incidents) -> String {
+    let rows = list.incidents.iter().map(|incident| {
         [
             incident.id.clone(),
             format!("{} {}", incident.technique.id, incident.technique.name),
@@ -77,7 +81,16 @@ fn listing(incidents: &[IncidentView]) -> String {
             printable(&incident.response),
         ]
     });
-    table(["ID", "TECHNIQUE", "SUBJECT", "STATE", "EVIDENCE", "LAST", "RESPONSE"], rows, "no incident")
+    let mut text =
+        table(["ID", "TECHNIQUE", "SUBJECT", "STATE", "EVIDENCE", "LAST", "RESPONSE"], rows, "no incident");
+    if let Some(ProbesView { incidents, hosts, last_seen: Some(last_seen), .. }) = list.probes {
+        let _ = write!(
+            text,
+            "\nbesides, {hosts} strangers knocked where nothing is offered ({incidents} incidents, the last {}): --all lists them",
+            ago(last_seen)
+        );
+    }
+    text
 }
 
 fn details(incident: &IncidentView) -> String {
@@ -137,4 +150,26 @@ fn explanation(explain: &ExplainView) -> String {
 
 fn printable_lines(text: &str) -> String {
     text.lines().map(printable).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_probes_are_one_line() {
+        let probes = ProbesView {
+            incidents: 310,
+            hosts: 290,
+            evidence: 700,
+            last_seen: Some(jiff::Timestamp::now() - jiff::SignedDuration::from_secs(125)),
+        };
+        let list = |probes| listing(&Incidents { incidents: Vec::new(), probes });
+        assert_eq!(
+            list(Some(probes)),
+            "no incident\nbesides, 290 strangers knocked where nothing is offered (310 incidents, the last 2m ago): --all lists them"
+        );
+        let none = ProbesView { incidents: 0, hosts: 0, evidence: 0, last_seen: None };
+        assert_eq!((list(Some(none)), list(None)), ("no incident".to_owned(), "no incident".to_owned()));
+    }
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::{
     api::{
         Client, IncidentFilter,
-        view::{Allowed, Blocks, Devices, Events, Incidents, Models, Versioned},
+        view::{Allowed, Blocks, Devices, Events, Models, Versioned},
     },
     cli::{
         doctor,
@@ -70,7 +70,7 @@ async fn gather(name: String, target: File, client: &Client) -> io::Result<usize
     dump.json("devices.json", client.devices().await.map(|devices| Devices { devices }))?;
     dump.json("blocks.json", client.blocks().await.map(|blocks| Blocks { blocks }))?;
     dump.json("allow.json", client.allowed().await.map(|allow| Allowed { allow }))?;
-    dump.json("incidents.json", client.incidents(filter).await.map(|incidents| Incidents { incidents }))?;
+    dump.json("incidents.json", client.incidents(filter).await)?;
     dump.json("events.json", client.events(500).await.map(|events| Events { events }))?;
     dump.json("models.json", client.models().await.map(|models| Models { models }))?;
     dump.text("config.toml", client.config().await.map(|text| redact(&text)))?;

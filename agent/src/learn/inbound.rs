@@ -21,6 +21,9 @@ use super::{
     technique::Technique,
 };
 
+/// The rule that speaks of strangers' tries.
+pub const PROBE_RULE: &str = "unsolicited_probe";
+
 const MAX_MET: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 const MAX_SOCKETS: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 const MAX_WAITING: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
@@ -159,7 +162,7 @@ impl Inbound {
             subject: Subject::Remote(source),
             victim: Some(victim),
             technique: Technique::ACTIVE_SCANNING,
-            rule: Some("unsolicited_probe"),
+            rule: Some(PROBE_RULE),
             score,
             p_value: PROBE_P,
             first_ns: at_ns,

@@ -64,6 +64,7 @@ pub use extended::Extended;
 pub use finding::{FeatureNote, Finding, Nature, Subject};
 pub use forest::{Forest, Growth, GrowthError};
 pub use grid::{Grid, Rows};
+pub use inbound::PROBE_RULE;
 pub use keeping::{DeviceStatus, LearnError};
 pub use learner::Learner;
 pub(crate) use limit::Limit;

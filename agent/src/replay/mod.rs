@@ -11,15 +11,17 @@ pub mod engine;
 pub mod flowlog;
 pub mod input;
 pub mod kernel;
+pub mod link;
 pub mod logs;
 pub mod report;
 
 use std::{io::Read, path::PathBuf};
 
-use capture::{CaptureError, Captured, End, LINK_ETHERNET};
+use capture::{CaptureError, Captured, End};
 use engine::{Engine, EngineError};
 use flowlog::FlowLogError;
 use input::CaptureFile;
+use link::Framer;
 use report::Report;
 use tidegate_common::parse::{UNPARSED_REASONS, Unparsed};
 
@@ -82,6 +84,7 @@ pub struct CutOff {
 /// One replay: an engine and what was counted before it.
 pub struct Replay<E> {
     engine: E,
+    framer: Framer,
     packets: u64,
     unparsed: [u64; UNPARSED_REASONS],
 }
@@ -100,7 +103,7 @@ pub enum StreamError {
 impl<E: Engine> Replay<E> {
     /// A replay on `engine`.
     pub fn new(engine: E) -> Self {
-        Self { engine, packets: 0, unparsed: [0; UNPARSED_REASONS] }
+        Self { engine, framer: Framer::default(), packets: 0, unparsed: [0; UNPARSED_REASONS] }
     }
 
     /// Replays one file after those before it; returns where it was cut off, if it was.
@@ -123,14 +126,11 @@ impl<E: Engine> Replay<E> {
     #[inline]
     pub fn push(&mut self, captured: Captured<'_>) -> Result<(), EngineError> {
         self.packets += 1;
-        let refused = if captured.link != LINK_ETHERNET {
-            Unparsed::UnsupportedLink
-        } else if captured.frame.len() < MIN_TEST_FRAME {
-            Unparsed::FrameTooShort
-        } else if captured.frame.len() > MAX_TEST_FRAME {
-            Unparsed::FrameTooLong
-        } else {
-            return self.engine.push(captured.time_ns, captured.frame);
+        let refused = match self.framer.ethernet(captured) {
+            Ok(frame) if frame.len() < MIN_TEST_FRAME => Unparsed::FrameTooShort,
+            Ok(frame) if frame.len() > MAX_TEST_FRAME => Unparsed::FrameTooLong,
+            Ok(frame) => return self.engine.push(captured.time_ns, frame),
+            Err(reason) => reason,
         };
         self.unparsed[refused as usize] += 1;
         Ok(())

@@ -20,13 +20,13 @@ use crate::{
         DeviceRef, IncidentFilter, Refusal, Snapshot, TechniqueCount, VerdictCount,
         view::{
             ActionWord, AllowCheckView, AllowView, BaselineState, BlockView, DeviceView, ExplainView, Health,
-            IncidentView, MessagesView, ModelView, StatusView, Usage,
+            Incidents, MessagesView, ModelView, ProbesView, StatusView, Usage,
         },
     },
     enforce::{Target, VerdictTable},
     identity::{Device, Mac},
     judge,
-    learn::{DeviceStatus, Phase},
+    learn::{DeviceStatus, PROBE_RULE, Phase},
     store,
 };
 
@@ -267,18 +267,27 @@ impl Gateway {
         AllowCheckView { target, protected: !by.is_empty(), by }
     }
 
-    pub(super) fn list_incidents(&self, filter: IncidentFilter) -> Answer<Vec<IncidentView>> {
+    pub(super) fn list_incidents(&self, filter: IncidentFilter) -> Answer<Incidents> {
         let since = filter.within_s.and_then(|seconds| {
             now().wall.checked_sub(SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX))).ok()
         });
         let wanted = store::IncidentFilter {
             open: filter.open.then_some(true),
             since,
+            without_rule: filter.gathered.then_some(PROBE_RULE),
             limit: Some(u32::try_from(filter.limit).unwrap_or(u32::MAX)),
             ..store::IncidentFilter::default()
         };
-        let found = self.store.incidents(&wanted).map_err(failed)?;
-        Ok(found.iter().map(views::incident).collect())
+        let incidents = self.store.incidents(&wanted).map_err(failed)?.iter().map(views::incident).collect();
+        let tally =
+            filter.gathered.then(|| self.store.tally(PROBE_RULE, &wanted)).transpose().map_err(failed)?;
+        let probes = tally.map(|tally| ProbesView {
+            incidents: tally.incidents,
+            hosts: tally.subjects,
+            evidence: tally.evidence,
+            last_seen: tally.last_seen,
+        });
+        Ok(Incidents { incidents, probes })
     }
 
     pub(super) fn stored_incident(&self, id: &str) -> Answer<store::Incident> {

@@ -136,8 +136,23 @@ pub struct IncidentFilter {
     pub technique: Option<String>,
     /// With evidence since then.
     pub since: Option<Timestamp>,
+    /// Without those that this rule opened.
+    pub without_rule: Option<&'static str>,
     /// At most so many; `None` for all.
     pub limit: Option<u32>,
+}
+
+/// What the incidents that one rule opened come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tally {
+    /// How many.
+    pub incidents: u32,
+    /// Different subjects.
+    pub subjects: u32,
+    /// Pieces of evidence in all of them.
+    pub evidence: u32,
+    /// When the last piece came; `None` without incidents.
+    pub last_seen: Option<Timestamp>,
 }
 
 impl Store {
@@ -193,15 +208,37 @@ impl Store {
     pub fn incidents(&self, filter: &IncidentFilter) -> Result<Vec<Incident>, StoreError> {
         const QUERY: &str = "SELECT document FROM incident
             WHERE (?1 IS NULL OR open = ?1) AND (?2 IS NULL OR subject = ?2) AND (?3 IS NULL OR technique = ?3)
-                AND (?4 IS NULL OR last_us >= ?4)
-            ORDER BY last_us DESC, id DESC LIMIT ?5";
+                AND (?4 IS NULL OR last_us >= ?4) AND (?5 IS NULL OR document ->> '$.rule' IS NOT ?5)
+            ORDER BY last_us DESC, id DESC LIMIT ?6";
         let since = filter.since.map(Timestamp::as_microsecond);
         let limit = filter.limit.map_or(-1, i64::from);
         self.documents(
             "list incidents",
             QUERY,
-            &[&filter.open, &filter.subject, &filter.technique, &since, &limit],
+            &[&filter.open, &filter.subject, &filter.technique, &since, &filter.without_rule, &limit],
         )
+    }
+
+    /// What the incidents that `rule` opened come to, of those that `filter`'s state and time allow.
+    pub fn tally(&self, rule: &str, filter: &IncidentFilter) -> Result<Tally, StoreError> {
+        const QUERY: &str = "SELECT count(*), count(DISTINCT subject), coalesce(sum(document ->> '$.evidence'), 0), max(last_us)
+            FROM incident WHERE document ->> '$.rule' = ?1 AND (?2 IS NULL OR open = ?2) AND (?3 IS NULL OR last_us >= ?3)";
+        let since = filter.since.map(Timestamp::as_microsecond);
+        let read = |row: &rusqlite::Row<'_>| {
+            Ok(Tally {
+                incidents: row.get(0)?,
+                subjects: row.get(1)?,
+                evidence: row.get(2)?,
+                last_seen: row.get::<_, Option<i64>>(3)?.and_then(|us| Timestamp::from_microsecond(us).ok()),
+            })
+        };
+        let tallies = self.rows("count incidents", QUERY, &[&rule, &filter.open, &since], read)?;
+        Ok(tallies.into_iter().next().unwrap_or(Tally {
+            incidents: 0,
+            subjects: 0,
+            evidence: 0,
+            last_seen: None,
+        }))
     }
 
     /// One incident by its id.

@@ -39,7 +39,7 @@ pub use database::{Durability, MovedAside, Store, StoreError};
 pub use device::StoredDevice;
 pub use enforcement::{EnforcementFilter, Step};
 pub use id::IdSource;
-pub use incident::{Evidence, Incident, IncidentFilter, Note};
+pub use incident::{Evidence, Incident, IncidentFilter, Note, Tally};
 pub use operator::{AuditEntry, AuditFilter};
 pub use outbox::{MessageKind, NewMessage, OutboxLimits, OutboxTally, Queued};
 pub use policy::StoredPolicy;

@@ -194,6 +194,16 @@ fn incidents_collect_evidence() {
         ["01"]
     );
     assert_eq!(ids(IncidentFilter { technique: Some("T1110".to_owned()), ..Default::default() }), [""; 0]);
+    let (rule, other) = (finding().rule, Some("another"));
+    assert_eq!(ids(IncidentFilter { without_rule: rule, ..Default::default() }), [""; 0]);
+    assert_eq!(ids(IncidentFilter { without_rule: other, ..Default::default() }), ["01", "02"]);
+    let tally = |filter| store.tally(rule.unwrap(), &filter).unwrap();
+    let all = Tally { incidents: 2, subjects: 1, evidence: 152, last_seen: Some(at(150)) };
+    assert_eq!(tally(IncidentFilter::default()), all);
+    let open = Tally { incidents: 1, subjects: 1, evidence: 1, last_seen: Some(at(10)) };
+    assert_eq!(tally(IncidentFilter { open: Some(true), ..Default::default() }), open);
+    let none = Tally { incidents: 0, subjects: 0, evidence: 0, last_seen: None };
+    assert_eq!(tally(IncidentFilter { since: Some(at(500)), ..Default::default() }), none);
     assert_eq!(store.prune(at(1_000)).unwrap(), 1);
     assert!(store.evidence("01", 10).unwrap().is_empty(), "evidence goes with its incident");
 }

@@ -27,6 +27,8 @@ const MAX_PREFIXES: usize = 256;
 /// Different group addresses that began flows within [`IMPOSSIBLE_WINDOW_NS`]; a damaged frame is not a series.
 const IMPOSSIBLE: usize = 8;
 const IMPOSSIBLE_WINDOW_NS: u64 = 10 * SECOND_NS;
+/// How often the same is found again: a flood begins many flows between two reports, and each finding is a text.
+const PAUSE_NS: u64 = SECOND_NS;
 
 #[derive(Default)]
 struct Sender {
@@ -34,17 +36,28 @@ struct Sender {
     begun: VecDeque<(u16, u64)>,
     /// Prefixes for which it took part in conversations.
     spoke_for: Vec<u16>,
+    found_ns: Option<u64>,
 }
 
 pub(super) struct Spoofing {
     senders: LruCache<DeviceKey, Sender>,
     /// Hardware addresses that no device can have, and when they began a flow.
     impossible: VecDeque<(Mac, u64)>,
+    impossible_found_ns: Option<u64>,
+}
+
+/// Whether it is time to find something again that was last found at `found_ns`; then it is noted as found.
+fn is_due(found_ns: &mut Option<u64>, now_ns: u64) -> bool {
+    let due = found_ns.is_none_or(|at_ns| now_ns.saturating_sub(at_ns) >= PAUSE_NS);
+    if due {
+        *found_ns = Some(now_ns);
+    }
+    due
 }
 
 impl Spoofing {
     pub(super) fn new() -> Self {
-        Self { senders: LruCache::new(MAX_DEVICES), impossible: VecDeque::new() }
+        Self { senders: LruCache::new(MAX_DEVICES), impossible: VecDeque::new(), impossible_found_ns: None }
     }
 
     pub(super) fn started(&mut self, config: &RuleConfig, contact: &Contact<'_>, found: &mut Vec<Finding>) {
@@ -64,7 +77,9 @@ impl Spoofing {
         if sender.begun.len() < MAX_PREFIXES && !sender.begun.iter().any(|(known, _)| *known == prefix) {
             sender.begun.push_back((prefix, contact.now_ns));
         }
-        if sender.begun.len() >= config.forged_sources as usize {
+        if sender.begun.len() >= config.forged_sources as usize
+            && is_due(&mut sender.found_ns, contact.now_ns)
+        {
             let first_ns = sender.begun.front().map_or(contact.now_ns, |(_, at_ns)| *at_ns);
             let detail = format!(
                 "flows begun from {} unrelated source addresses in {}, none of which is known to be its own",
@@ -84,6 +99,9 @@ impl Spoofing {
             self.impossible.push_back((mac, contact.now_ns));
         }
         let first_ns = self.impossible.front().filter(|_| self.impossible.len() == IMPOSSIBLE)?.1;
+        if !is_due(&mut self.impossible_found_ns, contact.now_ns) {
+            return None;
+        }
         let detail = format!(
             "frames from {IMPOSSIBLE} hardware addresses that no device can have, {mac} the last, in {}",
             seconds(first_ns, contact.now_ns)
@@ -112,6 +130,7 @@ impl Spoofing {
         for (device, sender) in &mut self.senders {
             if about(&Subject::Device(*device)) {
                 sender.begun.clear();
+                sender.found_ns = None;
             }
         }
     }

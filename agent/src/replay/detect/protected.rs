@@ -3,12 +3,9 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use tidegate_common::{device::DeviceKey, pod::mix64};
+use tidegate_common::device::DeviceKey;
 
-use crate::replay::{engine::POINT, flowlog::LoggedSide};
-
-/// Marks hardware addresses that were made up (locally administered, IEEE 802).
-const MADE_UP: u8 = 0x02;
+use crate::replay::{engine::POINT, flowlog::LoggedSide, link};
 
 /// The networks behind the gateway.
 #[derive(Clone, Debug, Default)]
@@ -41,25 +38,7 @@ impl Protected {
     }
 }
 
-/// The device that has a protected address.
+/// The device that has a protected address, by the log's hardware address or one made up.
 pub fn device_of(address: IpAddr, side: &LoggedSide) -> DeviceKey {
-    DeviceKey::new(mac_of(address, side), POINT.ifindex())
-}
-
-/// The hardware address of a host: the log's, or one made up from its address.
-fn mac_of(address: IpAddr, side: &LoggedSide) -> [u8; 6] {
-    if let Some(mac) = side.mac {
-        return mac;
-    }
-    match address {
-        IpAddr::V4(v4) => {
-            let [a, b, c, d] = v4.octets();
-            [MADE_UP, 0, a, b, c, d]
-        }
-        IpAddr::V6(v6) => {
-            let bits = v6.to_bits();
-            let [a, b, c, d] = mix64(bits as u64 ^ (bits >> 64) as u64).to_be_bytes();
-            [MADE_UP, 6, a, b, c, d]
-        }
-    }
+    DeviceKey::new(side.mac.unwrap_or_else(|| link::made_up(address)), POINT.ifindex())
 }

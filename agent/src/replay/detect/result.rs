@@ -48,6 +48,8 @@ pub struct Detected {
 pub struct Counts {
     /// Packets of the recordings that were watched, without those that were learned from.
     pub packets: u64,
+    /// Packets among them that stand in no Ethernet frame: their link layer is not read, or its header is broken.
+    pub unframed: u64,
     /// Flows of logs among the recordings.
     pub flows: u64,
     /// Devices known at the end.
