@@ -3,15 +3,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tidegate::{
-    datapath::{Event, decode},
-    identity::{Heard, Names, registered},
-};
+use tidegate::identity::{Heard, Names, registered};
+use tidegate_fuzz::samples;
 
-fuzz_target!(|events: Vec<Vec<u8>>| {
+fuzz_target!(|input: &[u8]| {
     let mut names = Names::default();
-    for (second, bytes) in events.iter().enumerate() {
-        let Ok(Event::Sample(sample)) = decode(bytes) else { continue };
+    for (second, sample) in samples(input).enumerate() {
         if let Some(Heard::Dns(message)) = names.observe(&sample, second as u64 * 1_000_000_000)
             && let Some(found) = registered(&message.name)
         {

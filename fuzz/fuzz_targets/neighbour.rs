@@ -2,29 +2,16 @@
 
 #![no_main]
 
-use std::sync::OnceLock;
-
 use libfuzzer_sys::fuzz_target;
-use tidegate::{
-    fleet::neighbours::{Answer, PeerKey, open},
-    policy::{
-        SigningKey,
-        sealed::{Format, Purpose},
-    },
-};
-
-static KEY: OnceLock<SigningKey> = OnceLock::new();
+use tidegate::fleet::neighbours::{Answer, PeerKey, open};
+use tidegate_fuzz::{key, sealed};
 
 fuzz_target!(|bytes: &[u8]| {
-    let key = KEY.get_or_init(|| {
-        SigningKey::generate().ok().and_then(|text| SigningKey::parse(text.as_bytes()).ok()).expect("a key")
-    });
-    let peer = PeerKey::of(key);
-    assert!(open(bytes, &peer, key.id()).is_err());
+    let peer = PeerKey::of(key());
+    assert!(open(bytes, &peer, key().id()).is_err());
     // What a peer signs is read further.
-    let purpose = Purpose { context: b"tidegate neighbour notice 1", most: 1 << 10 };
-    if let Ok(sealed) = purpose.seal(bytes.to_vec(), Format::Cbor, key) {
-        let _ = open(&sealed, &peer, key.id());
+    for envelope in sealed(b"tidegate neighbour notice 1", bytes) {
+        let _ = open(&envelope, &peer, key().id());
     }
     let _ = Answer::word(bytes);
     if let Ok(text) = std::str::from_utf8(bytes) {

@@ -13,6 +13,8 @@ fuzz_target!(|payloads: Vec<&[u8]>| {
         let again = Reading::new(shape).read(payload);
         assert_eq!(reading.read(payload), again);
         assert!(reading.leaves().len() <= shape.fields);
-        assert!(reading.leaves().all(|(_, kind, value)| value.is_finite() && (kind.is_number() || value == 0.0)));
+        assert!(
+            reading.leaves().all(|(_, kind, value)| value.is_finite() && (kind.is_number() || value == 0.0))
+        );
     }
 });

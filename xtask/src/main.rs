@@ -11,6 +11,7 @@ mod build;
 mod ci;
 mod cloud;
 mod fault;
+mod fuzz;
 mod lab;
 mod licences;
 mod lint;
@@ -93,6 +94,12 @@ enum Task {
     Bench(bench::Arguments),
     /// Kill, fill and cut on purpose: whether anything is lost
     FaultTest(fault::Arguments),
+    /// Throw made-up bytes at everything that reads bytes from outside; exit code 1 and the input when something fails
+    #[command(
+        after_help = "Not a part of `ci`: building takes too long. TARGET is a file of fuzz/fuzz_targets; inputs to begin with are in \
+                            fuzz/seeds, what was found since in fuzz/corpus, and what fails in fuzz/artifacts."
+    )]
+    Fuzz(fuzz::Arguments),
     /// Provisioning, link, metrics and alarms against an emulator of AWS in a network namespace
     CloudTest(cloud::Arguments),
 }
@@ -120,6 +127,7 @@ fn main() -> ExitCode {
         Task::Lab(arguments) => lab::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::FaultTest(arguments) => fault::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::CloudTest(arguments) => cloud::run(&arguments),
     };
     match done {

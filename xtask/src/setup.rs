@@ -110,6 +110,15 @@ pub(crate) fn emulator() -> Result<PathBuf> {
     Ok(program)
 }
 
+/// A compiler of C++, which libFuzzer is written in.
+pub(crate) fn cxx() -> Result<()> {
+    if shell::which("c++").is_some() {
+        return Ok(());
+    }
+    shell::step("the fuzz targets need a compiler of C++, and there is none");
+    apt_install(&["g++"])
+}
+
 fn install_lab_tools() -> Result<()> {
     let missing: Vec<&Tool> = LAB_TOOLS.iter().filter(|tool| shell::which(tool.binary).is_none()).collect();
     if missing.is_empty() {

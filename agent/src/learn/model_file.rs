@@ -23,6 +23,7 @@ const MAX_HEADER: u32 = 1 << 20;
 const TREE_BYTES: usize = NODES * (6 + 4);
 /// In the place of a column: a leaf.
 const NO_COLUMN: u16 = u16::MAX;
+const UNFIT: &str = "trees that do not fit the columns";
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -138,12 +139,12 @@ impl Model {
             return Err(damaged(format!("{count} trees")));
         }
         let cut_off = ModelError::Truncated("trees");
-        let unfit = || damaged("trees that do not fit the columns".to_owned());
+        let unfit = || damaged(UNFIT.to_owned());
         let Header { columns, seed, sample, grid, .. } = header;
         let trees = match grid {
             Placement::Flow(grid) => {
-                let trees: Option<Vec<Tree>> = (0..count).map(|_| read_plain(&mut rest)).collect();
-                let forest = Forest::from_parts(trees.ok_or(cut_off)?, width, sample).ok_or_else(unfit)?;
+                let trees: Result<Vec<Tree>, _> = (0..count).map(|_| read_plain(&mut rest)).collect();
+                let forest = Forest::from_parts(trees?, width, sample).ok_or_else(unfit)?;
                 Trees::Flow(grid, forest)
             }
             Placement::Window(grid) => {
@@ -177,23 +178,28 @@ fn write_plain(tree: &Tree, at: usize, depth: u32, out: &mut Vec<u8>) {
     write_plain(tree, 2 * at + 1, depth + 1, out);
 }
 
-fn read_plain(rest: &mut &[u8]) -> Option<Tree> {
-    fn subtree(rest: &mut &[u8], tree: &mut Tree, at: usize, depth: u32) -> Option<()> {
-        let column = u16::from_le_bytes(take(rest)?);
+fn read_plain(rest: &mut &[u8]) -> Result<Tree, ModelError> {
+    fn number<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], ModelError> {
+        take(rest).ok_or(ModelError::Truncated("trees"))
+    }
+    fn subtree(rest: &mut &[u8], tree: &mut Tree, at: usize, depth: u32) -> Result<(), ModelError> {
+        let column = u16::from_le_bytes(number(rest)?);
         if column == NO_COLUMN {
-            tree.leaves[leaves_below(at, depth)].fill(u16::from_le_bytes(take(rest)?));
-            return Some(());
+            tree.leaves[leaves_below(at, depth)].fill(u16::from_le_bytes(number(rest)?));
+            return Ok(());
         }
-        if depth == DEPTH {
-            return None;
+        let node = Node { threshold: u32::from_le_bytes(number(rest)?), column: u32::from(column) };
+        // A cut that says there is none would hide what is below it.
+        if depth == DEPTH || node == UNUSED {
+            return Err(ModelError::Damaged(UNFIT.to_owned()));
         }
-        tree.nodes[at] = Node { threshold: u32::from_le_bytes(take(rest)?), column: u32::from(column) };
+        tree.nodes[at] = node;
         subtree(rest, tree, 2 * at, depth + 1)?;
         subtree(rest, tree, 2 * at + 1, depth + 1)
     }
     let mut tree = Tree::empty();
     subtree(rest, &mut tree, 1, 0)?;
-    Some(tree)
+    Ok(tree)
 }
 
 /// The number of cuts, then each as it stands: the root first, children by their index.
@@ -285,6 +291,19 @@ mod tests {
             let longer = [&bytes[..], b"x"].concat();
             assert!(error(&longer).contains("1 bytes behind its end"));
         }
+    }
+
+    #[test]
+    fn a_cut_that_says_there_is_none_is_refused() {
+        let mut bytes = written(ModelKind::Flow);
+        let length = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+        bytes.truncate(bytes.len() - 8);
+        // The root: the first column, above everything.
+        bytes[16 + length..][..6].copy_from_slice(&[0, 0, 255, 255, 255, 255]);
+        let sum = checksum(&bytes);
+        bytes.extend(sum.to_le_bytes());
+        let error = Model::parse(&bytes).unwrap_err().to_string();
+        assert!(error.contains(UNFIT), "{error}");
     }
 
     proptest! {

@@ -150,7 +150,7 @@ impl Reading {
             .iter()
             .position(|leaf| &self.names[leaf.path.0 as usize..leaf.path.1 as usize] == path);
         if let Some(earlier) = earlier {
-            self.leaves[earlier].kind = Kind::Twice;
+            (self.leaves[earlier].kind, self.leaves[earlier].value) = (Kind::Twice, 0.0);
         } else if self.leaves.len() >= self.shape.fields || path.len() > LONGEST_PATH {
             self.left_out = self.left_out.saturating_add(1);
         } else {

@@ -21,6 +21,15 @@ fn cbor(value: &Value) -> Vec<u8> {
 }
 
 #[test]
+fn what_is_there_twice_has_no_value() {
+    let twice =
+        Value::Map(["t", "t"].map(|name| (Value::Text(name.to_owned()), Value::Float(21.5))).to_vec());
+    for payload in [&br#"{"t": 21.5, "t": 40}"#[..], &cbor(&twice)] {
+        assert_eq!(read(payload).unwrap(), [("t".to_owned(), Kind::Twice, 0.0)]);
+    }
+}
+
+#[test]
 fn json_cbor_and_plain_numbers_say_the_same() {
     let found =
         read(br#"{"t": 21.5, "in": {"h": 40, "on": true}, "id": "x7", "v": "3.3", "n": null}"#).unwrap();

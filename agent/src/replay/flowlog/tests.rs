@@ -199,6 +199,23 @@ proptest! {
     }
 }
 
+#[test]
+fn times_beyond_what_nanoseconds_can_say_are_bad_lines() {
+    let row = |ts: &str, duration: &str| {
+        format!("{ts}\tC\t10.0.0.1\t1\t10.0.0.2\t2\tudp\t{duration}\t1\t1\tSF\tDd\t1\t40\t1\t40\n")
+    };
+    for (ts, duration) in
+        [("18446744073.9", "1"), ("20000000000", "1"), ("2e10", "1"), ("1", "99999999999.9"), ("1", "9e10")]
+    {
+        // A log without any flow would be refused as a whole.
+        let text = format!("{HEADER}\n{}{}", row("1", "1"), row(ts, duration));
+        let (entries, tally) = read(text.as_bytes()).unwrap();
+        assert_eq!((entries.len(), tally.bad[&BadLine::LineTime].count), (1, 1), "{ts} and {duration}");
+    }
+    let latest = flows(&format!("{HEADER}\n{}", row("18446744072.999999999", "18446744072.5")));
+    assert_eq!((latest[0].first_ns, latest[0].last_ns), (18_446_744_072_999_999_999, u64::MAX));
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600), json: bool, eve: bool) {

@@ -10,6 +10,8 @@ use super::BadLine;
 const SECOND_NS: u64 = 1_000_000_000;
 /// Seconds since the epoch beyond this are milliseconds: the year 5138.
 const LATEST_S: u64 = 100_000_000_000;
+/// From here on, nanoseconds do not fit into 64 bits: the year 2554.
+const END_S: u64 = u64::MAX / SECOND_NS;
 
 pub(super) fn address(text: &str) -> Result<IpAddr, BadLine> {
     // A link-local address may name its interface.
@@ -56,7 +58,7 @@ pub(super) fn seconds(text: &str) -> Result<u64, BadLine> {
     if whole.is_empty() || !digits(whole) || !digits(fraction) {
         // Exponents: the log was written by something that knows no fixed point.
         let number = text.parse::<f64>().map_err(|_| BadLine::LineTime)?;
-        let in_range = (0.0..LATEST_S as f64).contains(&number);
+        let in_range = (0.0..END_S as f64).contains(&number);
         return if in_range {
             Ok((number * SECOND_NS as f64).round() as u64)
         } else {
@@ -66,7 +68,7 @@ pub(super) fn seconds(text: &str) -> Result<u64, BadLine> {
     let whole: u64 = whole.parse().map_err(|_| BadLine::LineTime)?;
     let nanos = fraction.bytes().chain(std::iter::repeat(b'0')).take(9);
     let nanos = nanos.fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
-    if whole >= LATEST_S { Err(BadLine::LineTime) } else { Ok(whole * SECOND_NS + nanos) }
+    if whole >= END_S { Err(BadLine::LineTime) } else { Ok(whole * SECOND_NS + nanos) }
 }
 
 /// A moment, in nanoseconds since the epoch: seconds, milliseconds, or a date with or without an offset (UTC then).
