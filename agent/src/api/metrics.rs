@@ -342,6 +342,11 @@ fn commands(e: &mut DescriptorEncoder, tally: &Tally) -> Result<(), fmt::Error> 
         ("commands_released", "Held commands that an operator released", tally.released),
         ("commands_dropped", "Held commands that an operator dropped", tally.dropped),
         ("commands_expired", "Held commands that waited too long", tally.expired),
+        (
+            "commands_interrupted",
+            "Commands released before a restart and not known to be delivered",
+            tally.interrupted,
+        ),
     ] {
         counter(e, name, help, value)?;
     }

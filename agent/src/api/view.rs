@@ -24,7 +24,7 @@ use crate::{
 
 pub use self::words::{ActionWord, BaselineState, CheckState, EventKind, Health, ReasonWord, RoleWord};
 pub use self::{
-    commands::{CommandsView, HeldCommandView},
+    commands::{CommandsView, HeldCommandView, HeldState},
     device::DeviceView,
     messages::MessagesView,
     neighbours::{NeighbourView, NeighboursView},

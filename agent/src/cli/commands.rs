@@ -32,7 +32,8 @@ pub(super) enum Command {
         /// Its name in the list.
         id: String,
     },
-    /// Let one go on to its device; the device learns that it is normal.
+    /// Let one go on to its device; the device learns that it is normal. An interrupted one was released before, and may have got to
+    /// its device already.
     Release {
         /// Its name in the list.
         id: String,
@@ -139,6 +140,7 @@ fn listing(view: &CommandsView) -> String {
     let rows = view.waiting.iter().map(|held| {
         [
             held.id.clone(),
+            held.state.name().to_owned(),
             printable(&held.device),
             printable(&held.verb),
             printable(&held.sender),
@@ -147,13 +149,14 @@ fn listing(view: &CommandsView) -> String {
         ]
     });
     format!(
-        "{}\n\n{} passed; {} held, of these {} released, {} dropped, {} expired; {} of {} devices have a known habit",
-        table(["ID", "DEVICE", "VERB", "SENDER", "LEFT", "WHY"], rows, "no command waits"),
+        "{}\n\n{} passed; {} held, of these {} released, {} dropped, {} expired; {} interrupted; {} of {} devices have a known habit",
+        table(["ID", "STATE", "DEVICE", "VERB", "SENDER", "LEFT", "WHY"], rows, "no command waits"),
         view.passed,
         view.held,
         view.released,
         view.dropped,
         view.expired,
+        view.interrupted,
         view.known,
         view.devices
     )
@@ -163,8 +166,9 @@ fn shown(held: &HeldCommandView) -> String {
     let params: Vec<String> =
         held.params.iter().map(|(name, value)| printable(&format!("{name} = {value}"))).collect();
     format!(
-        "{}: {} for {} by {} on {}\nparameters: {}\ncommand {} by key {}\nsince {}, {} s left\np = {:.1e}: {}",
+        "{}, {}: {} for {} by {} on {}\nparameters: {}\ncommand {} by key {}\nsince {}, {} s left\np = {:.1e}: {}",
         held.id,
+        held.state.name(),
         printable(&held.verb),
         printable(&held.device),
         printable(&held.sender),

@@ -297,8 +297,9 @@ fn shown(view: &PolicyView) -> String {
     let refused: Vec<String> =
         view.refused.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
     format!(
-        "{head}\n\n{}\n\n{}\n\nrefused since the start: {}",
+        "{head}\n\n{}\nhours of command rules are of {}\n\n{}\n\nrefused since the start: {}",
         changes(&view.changes),
+        printable(&view.time_zone),
         table(["VERSION", "", "SINCE", "BY"], history, "no policy was ever in force"),
         if refused.is_empty() { "none".to_owned() } else { refused.join(", ") }
     )

@@ -132,6 +132,7 @@ impl Config {
             learn_after: commands.learn_after as usize,
             rate: commands.rate,
             devices: commands.max_devices as usize,
+            clock: commands.time_zone.resolve().into(),
             rules: commands.rules.clone(),
         }
     }

@@ -1,7 +1,7 @@
 //! The configuration file: read, checked as a whole, compared on reload.
 //!
 //! A file is TOML; every key has a default and unknown keys are refused. Nothing outside this module reads the file, and
-//! this module reads nothing else: what a name resolves to or whether an interface exists is `tidegate doctor`'s affair.
+//! this module reads nothing else but the system's time zones: what a name resolves to or whether an interface exists is `tidegate doctor`'s affair.
 
 mod convert;
 mod example;
@@ -13,6 +13,7 @@ pub(crate) mod section;
 mod source;
 mod validate;
 pub mod values;
+pub mod zone;
 
 use std::{
     fmt, fs, io,
@@ -253,7 +254,9 @@ impl Config {
             ("gateway.name", was.name != is.name),
             ("cloud", self.cloud != next.cloud),
             ("cloudwatch", self.cloudwatch != next.cloudwatch),
-            ("neighbours", self.neighbours != next.neighbours),
+            ("neighbours.listen", self.neighbours.listen != next.neighbours.listen),
+            ("neighbours.key", self.neighbours.key != next.neighbours.key),
+            ("neighbours.peers", self.neighbours.peers != next.neighbours.peers),
         ];
         pairs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
     }
@@ -266,6 +269,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{
+        fleet::neighbours::{Peer, PeerKey},
+        policy::SigningKey,
+    };
 
     fn parse(text: &str) -> Result<Config, ConfigError> {
         Config::parse(text, Path::new("test.toml"))
@@ -302,6 +309,25 @@ mod tests {
         is.kernel.max_flows = 2_048;
         is.gateway.interfaces.push("lan0".to_owned());
         assert_eq!(was.diff_reloadable(&is), ["gateway.interfaces", "kernel.max_flows"]);
+    }
+
+    #[test]
+    fn of_neighbours_only_what_connections_are_made_of_needs_a_restart() {
+        let was = Config::default();
+        let mut is = was.clone();
+        is.neighbours.act = neighbours::OnNotice::Observe;
+        is.neighbours.max_ttl = period::Period::minutes(5);
+        is.neighbours.addresses_per_hour = 7;
+        is.neighbours.skew = period::Period::seconds(1);
+        is.neighbours.private_addresses = true;
+        assert!(was.diff_reloadable(&is).is_empty());
+        is.neighbours.listen = values::Listen::At(([192, 0, 2, 1], 7_443).into());
+        is.neighbours.key = "/etc/tidegate/other.key".into();
+        let key = PeerKey::of(&SigningKey::parse(SigningKey::generate().unwrap().as_bytes()).unwrap());
+        is.neighbours.peers =
+            vec![Peer { name: "east".to_owned(), address: "192.0.2.2:7443".parse().unwrap(), key }];
+        let named = ["neighbours.listen", "neighbours.key", "neighbours.peers"];
+        assert_eq!(was.diff_reloadable(&is), named);
     }
 
     #[test]

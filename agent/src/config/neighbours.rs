@@ -22,7 +22,7 @@ pub enum OnNotice {
 
 section! {
     /// Other gateways on the local network: each is told what the others shut out by their own evidence, cloud or no cloud. Off until
-    /// peers are named. Changes need a restart.
+    /// peers are named. Changes of `listen`, `key` and `peers` need a restart.
     Neighbours {
         /// Address and port where peers are heard, such as `192.0.2.1:7443`, port 1,024 or higher; `off` to tell only. Connections to peers
         /// come from the same address.

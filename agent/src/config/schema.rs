@@ -13,6 +13,7 @@ use crate::{
         period::Period,
         section::section,
         values::{Defender, Doubtful, Endpoint, GatewayMode, Listen, Sensitivity, SensitivityWord, Unusual},
+        zone::Zone,
     },
     datapath::{TcChoice, XdpChoice},
     decide,
@@ -303,7 +304,10 @@ section! {
         rate: f64 = 0.01,
         /// Devices whose commands are remembered, 1 to 4,096.
         max_devices: u32 = 256,
-        /// What devices may be told. Without rules everything may; with rules a command must fit one wholly. Hours are of UTC. Example:
+        /// The time zone that hours in rules are of, those of a policy too: `system`, or a name of the IANA database such as
+        /// `Europe/Berlin`. It follows daylight saving.
+        time_zone: Zone = Zone::System,
+        /// What devices may be told. Without rules everything may; with rules a command must fit one wholly. Hours are of `time_zone`. Example:
         /// `rules = [{ device = "pump-*", verbs = ["set"], params = { level = { min = 0, max = 80 } }, hours = ["06:00-22:00"], per_minute = 10 }]`
         rules: Vec<CommandRule> = Vec::new(),
     }

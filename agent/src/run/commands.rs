@@ -12,7 +12,7 @@ use super::{
 use crate::{
     api::{
         Operator, Refusal,
-        view::{CommandsView, EventKind, HeldCommandView},
+        view::{CommandsView, EventKind, HeldCommandView, HeldState},
     },
     config::Config,
     datapath,
@@ -76,6 +76,14 @@ impl Gateway {
         }
         for (id, held) in tick.expired {
             let message = format!("{} waited too long for an operator and is gone", named(id, &held));
+            self.tell(EventKind::Alarm, message, None, None);
+        }
+        for (id, held) in tick.interrupted {
+            let message = format!(
+                "{} was released, and the gateway ended before it was known to be delivered; look at the device, then release it again or drop it",
+                named(id, &held)
+            );
+            tracing::warn!("{message}");
             self.tell(EventKind::Alarm, message, None, None);
         }
     }
@@ -144,8 +152,9 @@ impl Gateway {
         }
     }
 
-    /// A released command got to the broker, or did not.
+    /// A released command got to the broker, or did not. Either is on record at once.
     pub(super) fn on_released(&mut self, id: u64, error: Option<String>) {
+        self.tend_commands(now());
         let id = id_text(id);
         let (kind, message) = match error {
             None => (EventKind::Lifecycle, format!("command {id} was released and delivered")),
@@ -171,12 +180,31 @@ impl Gateway {
 
     /// Lets a held command go on.
     pub(super) fn release_command(&mut self, id: &str, who: &Operator) -> Answer<HeldCommandView> {
-        self.end_hold(id, who, "released", Desk::release)
+        self.end_hold(
+            id,
+            who,
+            "released",
+            |held, number| {
+                // Not forgotten before it is delivered: an end in between is told after the next start.
+                let released = held.with_released(Some(now().wall));
+                Changes { held: vec![(number, released)], gone: Vec::new() }
+            },
+            Desk::release,
+        )
     }
 
     /// Takes a held command away for good.
     pub(super) fn drop_command(&mut self, id: &str, who: &Operator) -> Answer<HeldCommandView> {
-        self.end_hold(id, who, "dropped", Desk::drop_held)
+        self.end_hold(
+            id,
+            who,
+            "dropped",
+            |_, number| Changes { held: Vec::new(), gone: vec![number] },
+            |desk, number| {
+                desk.forgotten(number);
+                desk.drop_held(number)
+            },
+        )
     }
 
     fn end_hold(
@@ -184,6 +212,7 @@ impl Gateway {
         id: &str,
         who: &Operator,
         what: &str,
+        record: impl Fn(Held, u64) -> Changes,
         end: impl Fn(&Desk, u64) -> Option<Held>,
     ) -> Answer<HeldCommandView> {
         let desk = self.desk().ok_or_else(off)?;
@@ -191,14 +220,13 @@ impl Gateway {
         // One whose time is over must not go on because nobody has looked yet.
         self.tend_commands(now);
         let number = id_of(id).ok_or_else(|| unknown(id))?;
-        let gone = Changes { held: Vec::new(), gone: vec![number] };
-        let forgotten = self.store.batch(Durability::Disk, |store| store.save_commands_held(&gone));
-        if let Err(error) = &forgotten {
+        let changes = record(desk.find(number).ok_or_else(|| unknown(id))?, number);
+        let recorded = self.store.batch(Durability::Disk, |store| store.save_commands_held(&changes));
+        if let Err(error) = &recorded {
             let why = format!("{error}; {id} waits as before, for nobody could say later that it was {what}");
-            self.stored(forgotten);
+            self.stored(recorded);
             return Err(Refusal::unavailable(&why, "make the state directory writable, then try again"));
         }
-        desk.forgotten(number);
         let held = end(&desk, number).ok_or_else(|| unknown(id))?;
         tracing::info!(command = id, %who, "held command {what}");
         Ok(view(number, &held, now.wall))
@@ -231,5 +259,6 @@ fn view(id: u64, held: &Held, now: Timestamp) -> HeldCommandView {
         left_s: Duration::try_from(held.until.duration_since(now)).unwrap_or_default().as_secs(),
         p_value: held.p_value,
         why: held.why.clone(),
+        state: if held.released.is_some() { HeldState::Interrupted } else { HeldState::Waiting },
     }
 }

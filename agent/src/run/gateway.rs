@@ -58,6 +58,8 @@ pub(super) struct Gateway {
     pub(super) config: Config,
     /// The settings of the file.
     pub(super) base: Config,
+    /// The settings that it was started with, which a part of it keeps until it ends.
+    pub(super) started_with: Config,
     pub(super) policies: Policies,
     pub(super) policy_trial: Option<Trial>,
     pub(super) last_reach: Option<Reachability>,

@@ -163,6 +163,7 @@ fn set_up(
     let mut gateway = Gateway {
         config: config.clone(),
         base: base.clone(),
+        started_with: config.clone(),
         policies,
         policy_trial: None,
         last_reach: None,

@@ -305,7 +305,7 @@ impl Gateway {
         };
         let strangers = neighbours.board.strangers().into_iter();
         NeighboursView {
-            listen: self.config.neighbours.listens_at(),
+            listen: self.started_with.neighbours.listens_at(),
             key: Some(neighbours.key.id().to_string()),
             problem: neighbours.board.deaf(),
             peers: neighbours.board.peers().into_iter().map(peer).collect(),

@@ -127,7 +127,7 @@ impl Gateway {
     pub(super) fn reload(&mut self) -> Result<Vec<&'static str>, String> {
         let mut base = self.source.load().map_err(|error| error.to_string())?;
         let next = self.policies.over(&base).map_err(|refused| refused.to_string())?;
-        let needs_restart = self.config.diff_reloadable(&next);
+        let needs_restart = self.started_with.diff_reloadable(&next);
         self.take_over(next)?;
         base.gateway.interfaces.clone_from(&self.config.gateway.interfaces);
         self.base = base;

@@ -20,7 +20,7 @@ pub struct StoredCommands {
     pub floors: BTreeMap<KeyId, Timestamp>,
     /// What devices were given, oldest first.
     pub histories: Vec<(String, Vec<Fact>)>,
-    /// Commands that wait for an operator, oldest first.
+    /// Commands that wait for an operator, or were released and are not known to be delivered, oldest first.
     pub held: Vec<(u64, Held)>,
     /// When it was known to run last, and whether it ended with everything written down; none when nothing is known.
     pub ended: Option<(Timestamp, bool)>,
@@ -32,7 +32,7 @@ impl Store {
         const SEEN: &str = "SELECT key, nonce, issued_us FROM command_seen";
         const FLOORS: &str = "SELECT key, floor_us FROM command_floor";
         const HABITS: &str = "SELECT device, document FROM command_habit ORDER BY device";
-        const HELD: &str = "SELECT id, document, packet FROM command_held ORDER BY id";
+        const HELD: &str = "SELECT id, document, packet, released_us FROM command_held ORDER BY id";
         const DESK: &str = "SELECT alive_us, is_clean FROM command_desk";
         let at = |us| Timestamp::from_microsecond(us).unwrap_or_default();
         let seen = self.rows("list commands seen", SEEN, &[], |row| {
@@ -42,8 +42,10 @@ impl Store {
             .rows("list floors of commands", FLOORS, &[], |row| Ok((KeyId(row.get(0)?), at(row.get(1)?))))?;
         let habits: Vec<(String, String)> =
             self.rows("list histories of commands", HABITS, &[], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let waiting: Vec<(i64, String, Vec<u8>)> =
-            self.rows("list held commands", HELD, &[], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let waiting: Vec<(i64, String, Vec<u8>, Option<i64>)> =
+            self.rows("list held commands", HELD, &[], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            })?;
         let ended =
             self.rows("read the end of commands", DESK, &[], |row| Ok((at(row.get(0)?), row.get(1)?)))?;
         // A history that cannot be read is learned anew.
@@ -54,9 +56,10 @@ impl Store {
         // One that cannot be read cannot be shown to anybody who could release it.
         let held = waiting
             .into_iter()
-            .filter_map(|(id, text, packet)| {
+            .filter_map(|(id, text, packet, released)| {
                 let held: Held = serde_json::from_str(&text).ok()?;
-                Some((u64::try_from(id).ok()?, held.with_packet(packet)))
+                let held = held.with_packet(packet).with_released(released.map(at));
+                Some((u64::try_from(id).ok()?, held))
             })
             .collect();
         Ok(StoredCommands {
@@ -84,14 +87,16 @@ impl Store {
         })
     }
 
-    /// Writes down commands that wait for an operator, and forgets those that wait no more. Call it in a [`super::Durability::Disk`] batch.
+    /// Writes down commands that wait for an operator or are about to go on, and forgets those that do neither. Call it in a [`super::Durability::Disk`] batch.
     pub fn save_commands_held(&self, changes: &Changes) -> Result<(), StoreError> {
         const OPERATION: &str = "save a held command";
-        const PUT: &str = "INSERT OR REPLACE INTO command_held (id, document, packet) VALUES (?1, ?2, ?3)";
+        const PUT: &str = "INSERT OR REPLACE INTO command_held (id, document, packet, released_us)
+            VALUES (?1, ?2, ?3, ?4)";
         const FORGET: &str = "DELETE FROM command_held WHERE id = ?1";
         for (id, held) in &changes.held {
             let text = document(OPERATION, held)?;
-            self.write(OPERATION, PUT, &[&id.cast_signed(), &text, &held.packet])?;
+            let released = held.released.map(Timestamp::as_microsecond);
+            self.write(OPERATION, PUT, &[&id.cast_signed(), &text, &held.packet, &released])?;
         }
         changes
             .gone

@@ -8,6 +8,8 @@
 mod baseline;
 mod command;
 #[cfg(test)]
+mod command_crash_tests;
+#[cfg(test)]
 mod crash_tests;
 mod database;
 mod device;

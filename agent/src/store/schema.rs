@@ -177,6 +177,9 @@ const MIGRATIONS: &[&str] = &[
         packet BLOB NOT NULL
     ) STRICT;
 ",
+    "
+    ALTER TABLE command_held ADD COLUMN released_us INTEGER;
+",
 ];
 
 /// Version of a database that went through every migration.

@@ -20,6 +20,8 @@ pub struct CommandsView {
     pub dropped: u64,
     /// Of these, waited too long.
     pub expired: u64,
+    /// Released by an earlier run, and not known to be delivered.
+    pub interrupted: u64,
     /// Devices that commands were for.
     pub devices: u64,
     /// Of these, with a known habit.
@@ -31,8 +33,8 @@ pub struct CommandsView {
 impl CommandsView {
     /// What was done and what waits.
     pub fn of(tally: Tally, waiting: Vec<HeldCommandView>) -> Self {
-        let Tally { passed, held, released, dropped, expired, devices, known, .. } = tally;
-        Self { passed, held, released, dropped, expired, devices, known, waiting }
+        let Tally { passed, held, released, dropped, expired, interrupted, devices, known, .. } = tally;
+        Self { passed, held, released, dropped, expired, interrupted, devices, known, waiting }
     }
 }
 
@@ -63,4 +65,26 @@ pub struct HeldCommandView {
     pub p_value: f64,
     /// Why it is held.
     pub why: String,
+    /// What it waits for.
+    pub state: HeldState,
+}
+
+/// What a held command waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeldState {
+    /// Nobody has decided yet.
+    Waiting,
+    /// It was released, and the gateway ended before it was known to be delivered: it may have got to its device or not.
+    Interrupted,
+}
+
+impl HeldState {
+    /// Its word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Interrupted => "interrupted",
+        }
+    }
 }

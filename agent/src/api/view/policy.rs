@@ -33,6 +33,8 @@ pub struct PolicyView {
     pub settings: Value,
     /// What differs from the configuration file.
     pub changes: Vec<Change>,
+    /// The time zone that hours of command rules are of.
+    pub time_zone: String,
     /// The highest version there ever was.
     pub highest: u64,
     /// Versions kept, newest first.

@@ -51,6 +51,8 @@ pub struct Tally {
     pub dropped: u64,
     /// Of these, waited too long.
     pub expired: u64,
+    /// Commands that an earlier run released and that nobody knows to be delivered.
+    pub interrupted: u64,
     /// Devices that commands were for.
     pub devices: u64,
     /// Of these, with a known habit.
@@ -62,6 +64,8 @@ pub struct Tally {
 pub struct Tick {
     /// Held commands whose time is over.
     pub expired: Vec<(u64, Held)>,
+    /// Commands that an earlier run released and that nobody knows to be delivered; each is told once.
+    pub interrupted: Vec<(u64, Held)>,
     /// Commands to be written down.
     pub seen: Vec<Seen>,
     /// Held commands to be written down or forgotten.
@@ -89,6 +93,7 @@ struct State {
     devices: Devices,
     shelf: Shelf,
     outgoing: VecDeque<(u64, Held)>,
+    interrupted: Vec<(u64, Held)>,
     tally: Tally,
     /// The second that notices are counted in, and how many there were.
     noticed: (i64, u32),
@@ -132,8 +137,7 @@ impl Desk {
         let mut state = self.state();
         let settings = Arc::clone(&state.settings);
         let route = settings.route(incoming.topic)?;
-        let minute = (now.as_second().rem_euclid(86_400) / 60) as u16;
-        Some(match state.judge(&settings, incoming, route, now, minute) {
+        Some(match state.judge(&settings, incoming, route, now) {
             Ok((verdict, notice)) => (verdict, notice.map(Box::new)),
             Err(Denied { reason, why }) => {
                 tracing::debug!(
@@ -156,7 +160,7 @@ impl Desk {
     }
 
     /// Takes up what earlier runs saw, remembered and held. After an unclean end, `closed_before` is the time before which a command may
-    /// have been seen and not been written down.
+    /// have been seen and not been written down. What an earlier run released waits again, and goes on only when it is released again.
     pub fn restore(
         &self,
         window: Window,
@@ -172,6 +176,8 @@ impl Desk {
         for (name, history) in histories {
             state.devices.restore(name, history);
         }
+        state.interrupted = held.iter().filter(|(_, held)| held.released.is_some()).cloned().collect();
+        state.tally.interrupted += state.interrupted.len() as u64;
         state.shelf.restore(held);
     }
 
@@ -179,10 +185,12 @@ impl Desk {
     pub fn tick(&self, now: Timestamp) -> Tick {
         let mut state = self.state();
         let settings = Arc::clone(&state.settings);
+        let interrupted = std::mem::take(&mut state.interrupted);
         let expired = state.shelf.expire(now);
         state.tally.expired += expired.len() as u64;
         let due = state.devices.take_due(settings.learn_after, LEARNED);
-        Tick { expired, seen: state.window.unwritten().to_vec(), changes: state.shelf.changes(), due }
+        let (seen, changes) = (state.window.unwritten().to_vec(), state.shelf.changes());
+        Tick { expired, interrupted, seen, changes, due }
     }
 
     /// It is on record that commands may be taken until then. Later ones are not, until this is said anew: after an end that
@@ -198,7 +206,7 @@ impl Desk {
         state.shelf.recorded(&tick.changes);
     }
 
-    /// One held command is on record no more, before it goes on: so no end makes it pass twice.
+    /// One held command is on record no more, before it is dropped: so no end brings it back.
     pub fn forgotten(&self, id: u64) {
         self.state().shelf.recorded(&Changes { held: Vec::new(), gone: vec![id] });
     }
@@ -233,10 +241,16 @@ impl Desk {
         self.state().shelf.iter().map(|(id, held)| view(id, held)).collect()
     }
 
-    /// Lets a held command go on; the device learns that it is normal. `None` when none is called so.
+    /// The held command of this name.
+    pub fn find(&self, id: u64) -> Option<Held> {
+        self.state().shelf.iter().find(|(known, _)| *known == id).map(|(_, held)| held.clone())
+    }
+
+    /// Lets a held command go on that is on record as released, so that no end makes it pass twice; the device learns that it is normal.
+    /// `None` when none is called so.
     pub fn release(&self, id: u64) -> Option<Held> {
         let mut state = self.state();
-        let held = state.shelf.take(id)?;
+        let held = state.shelf.send(id)?;
         let fact = held.fact.clone();
         if let Some(device) = state.devices.known(&held.device) {
             device.teach(fact);
@@ -258,6 +272,11 @@ impl Desk {
     /// The next released command that the broker is to be given.
     pub(crate) fn next_released(&self) -> Option<(u64, Held)> {
         self.state().outgoing.pop_front()
+    }
+
+    /// A released command got to the broker; its record is to be forgotten.
+    pub(crate) fn delivered(&self, id: u64) {
+        self.state().shelf.delivered(id);
     }
 
     /// A released command did not get to the broker; it waits again.
@@ -287,7 +306,6 @@ impl State {
         incoming: &Incoming<'_>,
         route: Route<'_>,
         now: Timestamp,
-        minute: u16,
     ) -> Result<(Verdict, Option<Notice>), Denied> {
         if incoming.retain {
             return denied(Reason::CommandRetained, "the broker would give it to the device again and again");
@@ -303,7 +321,9 @@ impl State {
             return denied(Reason::CommandRoom, "more devices are given commands than commands.devices");
         };
         let key = read.signed.as_ref().map(|(_, key)| *key);
-        let asked = Asked { device: route.device, sender: incoming.sender, key, body: &read.body, minute };
+        let (clock, sender) = (&settings.clock, incoming.sender);
+        let minute = clock.minute_of_day(now);
+        let asked = Asked { device: route.device, sender, key, body: &read.body, minute, clock };
         let rule = rules::judge(&settings.rules, &asked, |place| device.given(place, now))
             .map_err(|(reason, why)| Denied { reason, why })?;
         let fact = Fact::of(&read.body, incoming.sender, incoming.payload.len(), now);
@@ -398,6 +418,7 @@ fn held(
         until: read.expires.map_or(until, |expires| until.min(expires)),
         p_value: told.p_value,
         why: told.why.clone(),
+        released: None,
         fact,
         packet: incoming.packet.to_vec(),
         version: incoming.version,

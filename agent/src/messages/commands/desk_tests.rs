@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     messages::{
         codec::Version,
-        commands::{Allowed, Changes, Command, Limit, MAX_BYTES, Rule, seal},
+        commands::{Allowed, Changes, Command, Limit, MAX_BYTES, Rule, WallClock, seal},
     },
     policy::SigningKey,
 };
@@ -44,6 +44,7 @@ impl World {
             learn_after: 100,
             rate: 0.01,
             devices: 4,
+            clock: WallClock::default(),
             rules: Vec::new(),
         };
         let world = Self { desk: Desk::default(), key, settings, nonces: 0 };
@@ -260,7 +261,7 @@ fn rules_bound_parameters_hours_and_rates() {
     let sealed = world.seal(&high);
     world.refuses(&sealed, noon, Reason::CommandVerb, "erase");
     let night = world.signed(0);
-    world.refuses(&night, 0, Reason::CommandHours, "time of day");
+    world.refuses(&night, 0, Reason::CommandHours, "00:00 (UTC)");
     for second in [0, 1] {
         let sealed = world.signed(noon + second);
         world.passes(&sealed, noon + second);
@@ -408,22 +409,44 @@ fn held_commands_outlive_any_end_and_none_passes_twice() {
     let next = restart();
     assert_eq!(all(&next), before);
     assert_eq!(next.desk.tick(at(now)).changes, Changes::default(), "they are on record");
-    // As the loop releases: off the record first.
-    store.save_commands_held(&Changes { held: Vec::new(), gone: vec![erase] }).unwrap();
-    next.desk.forgotten(erase);
-    next.desk.release(erase).unwrap();
+    let release = |world: &World| {
+        // As the loop releases: on record first.
+        let held = Held { released: Some(at(now)), ..world.desk.find(erase).unwrap() };
+        store.save_commands_held(&Changes { held: vec![(erase, held)], gone: Vec::new() }).unwrap();
+        world.desk.release(erase).unwrap();
+    };
+    release(&next);
     let (_, released) = next.desk.next_released().unwrap();
     assert_eq!((&released.packet[..], released.version), (&br#"{"verb":"erase"}"#[..], Version::V4));
-    assert_eq!(restart().desk.held(|id, _| id), [wipe]);
     // The broker was away: it waits again, and is on record again.
     next.desk.put_back(erase, released);
     write(&next, now);
-    assert_eq!(restart().desk.held(|id, _| id), [erase, wipe]);
+    assert_eq!(all(&restart()), before);
+
+    // An end before it is known to be delivered: told once, never sent by itself, until somebody releases it again.
+    release(&next);
+    let (_, released) = next.desk.next_released().unwrap();
+    assert_eq!(next.desk.tick(at(now)).changes, Changes::default(), "its record stays");
+    let again = restart();
+    assert_eq!(again.desk.next_released(), None);
+    assert_eq!(again.desk.held(|id, held| (id, held.released)), [(erase, Some(at(now))), (wipe, None)]);
+    let told = |world: &World| {
+        world.desk.tick(at(now)).interrupted.into_iter().map(|(id, _)| id).collect::<Vec<_>>()
+    };
+    assert_eq!((told(&again), told(&again), again.desk.tally().interrupted), (vec![erase], vec![], 1));
+    release(&again);
+    assert_eq!(
+        again.desk.next_released().map(|(id, held)| (id, held.packet)),
+        Some((erase, released.packet))
+    );
+    again.desk.delivered(erase);
+    write(&again, now);
+    assert_eq!(restart().desk.held(|id, held| (id, held.released)), [(wipe, None)]);
 
     // Time goes on without the process; names do not come again.
     let late = restart();
     let expired: Vec<u64> = write(&late, now + 900).expired.into_iter().map(|(id, _)| id).collect();
-    assert_eq!((expired, late.desk.tally().expired), (vec![erase, wipe], 2));
+    assert_eq!((expired, late.desk.tally().expired), (vec![wipe], 1));
     assert!(store.commands().unwrap().held.is_empty());
 }
 

@@ -35,6 +35,9 @@ pub struct Held {
     pub p_value: f64,
     /// Why it is held, in plain words.
     pub why: String,
+    /// When an operator released it in a run that ended before it was known to be delivered; none while nobody did. Stored by itself.
+    #[serde(skip)]
+    pub released: Option<Timestamp>,
     pub(super) fact: Fact,
     /// The PUBLISH as it came; stored by itself.
     #[serde(skip)]
@@ -49,6 +52,12 @@ impl Held {
     pub fn with_packet(self, packet: Vec<u8>) -> Self {
         Self { packet, ..self }
     }
+
+    /// As it stands on record after an operator let it go at `released`.
+    #[must_use]
+    pub fn with_released(self, released: Option<Timestamp>) -> Self {
+        Self { released, ..self }
+    }
 }
 
 /// Everything that waits.
@@ -59,6 +68,8 @@ pub(super) struct Shelf {
     last: u64,
     /// Those on record, some of which may be gone by now.
     recorded: BTreeSet<u64>,
+    /// Those on record as released that are not known to be delivered.
+    sent: BTreeSet<u64>,
 }
 
 /// How what waits differs from what is on record.
@@ -91,6 +102,19 @@ impl Shelf {
         Some(held)
     }
 
+    /// Takes a command away that is on record as released.
+    pub(super) fn send(&mut self, id: u64) -> Option<Held> {
+        let held = self.take(id)?;
+        self.recorded.insert(id);
+        self.sent.insert(id);
+        Some(held)
+    }
+
+    /// The device's broker has it.
+    pub(super) fn delivered(&mut self, id: u64) {
+        self.sent.remove(&id);
+    }
+
     /// Takes up what an earlier run recorded. What is too large to have been held stays on record as gone.
     pub(super) fn restore(&mut self, recorded: Vec<(u64, Held)>) {
         for (id, held) in recorded {
@@ -107,7 +131,7 @@ impl Shelf {
     /// What is to be recorded.
     pub(super) fn changes(&self) -> Changes {
         let unrecorded = self.held.iter().filter(|(id, _)| !self.recorded.contains(id));
-        let gone = self.recorded.iter().filter(|id| !self.held.contains_key(id));
+        let gone = self.recorded.iter().filter(|id| !self.held.contains_key(id) && !self.sent.contains(id));
         Changes {
             held: unrecorded.map(|(id, held)| (*id, held.clone())).collect(),
             gone: gone.copied().collect(),
@@ -120,8 +144,10 @@ impl Shelf {
         changes.gone.iter().for_each(|id| _ = self.recorded.remove(id));
     }
 
-    /// Puts a command back under its name.
+    /// Puts a command back under its name, to be recorded as it was before it was released.
     pub(super) fn put_back(&mut self, id: u64, held: Held) {
+        self.sent.remove(&id);
+        self.recorded.remove(&id);
         self.bytes += held.packet.len();
         self.held.insert(id, held);
     }

@@ -5,6 +5,7 @@
 //! reads a clock. The loop trains habits, writes down what was seen, and gives both back after a restart; see docs/decisions/0027.
 
 pub mod body;
+mod clock;
 mod desk;
 mod device;
 mod envelope;
@@ -20,6 +21,7 @@ use jiff::SignedDuration;
 
 pub use self::{
     body::Value,
+    clock::WallClock,
     desk::{Desk, Tally, Tick},
     envelope::{Command, CommandError, MAX_BYTES, open, seal},
     habit::{Fact, Habit},
@@ -57,6 +59,8 @@ pub struct Settings {
     pub rate: f64,
     /// Devices whose commands are remembered.
     pub devices: usize,
+    /// What hours of rules are by.
+    pub clock: WallClock,
     /// What is allowed.
     pub rules: Vec<Rule>,
 }

@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::body::{Body, Term};
+use super::{
+    body::{Body, Term},
+    clock::WallClock,
+};
 use crate::{messages::reason::Reason, policy::KeyId, text::serde_as_text};
 
 /// Commands that a device may be given.
@@ -24,7 +27,7 @@ pub struct Rule {
     pub verbs: Vec<String>,
     /// Parameters that a command may have, with their limits; empty for any.
     pub params: BTreeMap<String, Limit>,
-    /// Times of day in UTC, such as `06:00-22:00`; empty for always.
+    /// Times of day where the gateway stands, such as `06:00-22:00`; empty for always.
     pub hours: Vec<Hours>,
     /// Commands by this rule that one device may be given within a minute; none for any number.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,7 +80,8 @@ impl Limit {
     }
 }
 
-/// A time of every day, in minutes from midnight; over midnight when it ends before it begins.
+/// A time of every day, in minutes from midnight as clocks on the wall show it; over midnight when it ends before it begins. What
+/// clocks show twice on one day is within twice, and what they leave out on another does not come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hours {
     from: u16,
@@ -139,8 +143,10 @@ pub struct Asked<'a> {
     pub key: Option<KeyId>,
     /// What it says.
     pub body: &'a Body,
-    /// Minute of the day in UTC.
+    /// Minute of the day that `clock` shows.
     pub minute: u16,
+    /// What hours are by.
+    pub clock: &'a WallClock,
 }
 
 /// The rule that allows a command, by its place; `None` where there are no rules. Otherwise what speaks against it, the nearest
@@ -203,8 +209,9 @@ impl Rule {
                 }
             }
         }
-        if !self.hours.is_empty() && !self.hours.iter().any(|hours| hours.contains(asked.minute)) {
-            let cause = format!("{verb:?} is not allowed at this time of day");
+        let Asked { minute, clock, .. } = asked;
+        if !self.hours.is_empty() && !self.hours.iter().any(|hours| hours.contains(*minute)) {
+            let cause = format!("{verb:?} is not allowed at {:02}:{:02} ({clock})", minute / 60, minute % 60);
             return Err((4, Reason::CommandHours, cause));
         }
         if let Some(most) = self.per_minute.filter(|most| given >= *most) {

@@ -49,7 +49,8 @@ fn word(case: &Case<'_>) -> Option<Reason> {
     let params: Value = serde_json::from_str(case.params).unwrap();
     let body = Body::new(case.verb.to_owned(), &params).unwrap();
     let Case { device, sender, key, minute, .. } = *case;
-    let asked = Asked { device, sender, key, body: &body, minute };
+    let clock = WallClock::default();
+    let asked = Asked { device, sender, key, body: &body, minute, clock: &clock };
     judge(&rules, &asked, |_| case.given).err().map(|(reason, _)| reason)
 }
 
@@ -90,7 +91,8 @@ fn a_command_fits_one_rule_wholly_or_is_refused_for_what_it_breaks() {
 #[test]
 fn without_rules_everything_is_allowed() {
     let body = Body::new("erase".to_owned(), &Value::Nothing).unwrap();
-    let asked = Asked { device: "x", sender: "y", key: None, body: &body, minute: 0 };
+    let clock = WallClock::default();
+    let asked = Asked { device: "x", sender: "y", key: None, body: &body, minute: 0, clock: &clock };
     assert_eq!(judge(&[], &asked, |_| 0), Ok(None));
 }
 

@@ -31,8 +31,9 @@ pub(super) async fn deliver_for_ever(hub: &Hub) {
                 Err(_) => Err("the broker does not answer".to_owned()),
             };
             let cause = done.err();
-            if cause.is_some() {
-                hub.commands.put_back(id, held);
+            match cause {
+                None => hub.commands.delivered(id),
+                Some(_) => hub.commands.put_back(id, held),
             }
             hub.report(Report::Released(id, cause));
         }

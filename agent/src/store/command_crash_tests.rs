@@ -1,0 +1,128 @@
+//! A held command that is released and not known to be delivered is found again after `kill -9` at any moment, and is not sent by itself.
+//!
+//! The test runs its own binary again as a gateway that releases and delivers one command after another, kills it after a different
+//! time in every round, and compares what it said on its standard output with what the database holds.
+
+#![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+
+use super::{Durability, Store};
+use crate::messages::commands::{
+    Changes, Desk, Fact, Held, Window,
+    body::{Body, Value},
+};
+
+const GATEWAY: &str = "TIDEGATE_TEST_COMMAND_GATEWAY";
+const ROUNDS: u64 = 16;
+
+/// What the gateway said before it was killed.
+#[derive(Debug, Default)]
+struct Said {
+    released: u64,
+    delivered: u64,
+}
+
+#[test]
+fn what_was_released_and_not_delivered_is_told_after_kill_9() {
+    if let Ok(path) = env::var(GATEWAY) {
+        release_until_killed(Path::new(&path));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let mut interrupted = 0;
+    for round in 0..ROUNDS {
+        let path = directory.path().join(format!("{round}.db"));
+        let said = run_and_kill(&path, Duration::from_millis(3 + round * 5));
+        let desk = Desk::default();
+        desk.restore(
+            Window::default(),
+            None,
+            Vec::new(),
+            Store::open(&path).unwrap().commands().unwrap().held,
+        );
+        let told: Vec<u64> =
+            desk.tick(Timestamp::now()).interrupted.into_iter().map(|(number, _)| number).collect();
+        for number in said.delivered + 1..=said.released {
+            assert!(told.contains(&number), "round {round}: {number} is lost, {said:?}, {told:?}");
+        }
+        assert!(told.iter().all(|number| *number >= said.delivered), "round {round}: {said:?}, {told:?}");
+        assert_eq!(desk.next_released(), None, "round {round}: nobody released it again");
+        interrupted += told.len();
+    }
+    assert!(interrupted > 0, "no round was cut between release and delivery");
+}
+
+/// Runs the gateway and kills it `after` its first word.
+fn run_and_kill(path: &Path, after: Duration) -> Said {
+    let name = "store::command_crash_tests::what_was_released_and_not_delivered_is_told_after_kill_9";
+    let mut gateway = Command::new(env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture", "--test-threads=1"])
+        .env(GATEWAY, path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(gateway.stdout.take().unwrap()).lines();
+    let (mut said, mut kill_at) = (Said::default(), None);
+    while let Some(Ok(line)) = lines.next() {
+        match line.split_once(' ') {
+            Some(("released", number)) => said.released = number.parse().unwrap(),
+            Some(("delivered", number)) => said.delivered = number.parse().unwrap(),
+            _ => continue,
+        }
+        if Instant::now() >= *kill_at.get_or_insert_with(|| Instant::now() + after) {
+            // `Child::kill` is SIGKILL. What it said before it dies is still read below.
+            gateway.kill().unwrap();
+        }
+    }
+    gateway.wait().unwrap();
+    assert!(said.released > 0, "the gateway released nothing");
+    said
+}
+
+fn release_until_killed(path: &Path) -> ! {
+    let store = Store::open(path).unwrap();
+    let save = |held, gone| {
+        let changes = Changes { held, gone };
+        store.batch(Durability::Disk, |store| store.save_commands_held(&changes)).unwrap();
+    };
+    let mut out = std::io::stdout();
+    for number in 1.. {
+        let held = held();
+        save(vec![(number, held.clone())], Vec::new());
+        save(vec![(number, held.with_released(Some(Timestamp::now())))], Vec::new());
+        writeln!(out, "released {number}").unwrap();
+        writeln!(out, "delivered {number}").unwrap();
+        save(Vec::new(), vec![number]);
+    }
+    unreachable!("numbers do not end")
+}
+
+fn held() -> Held {
+    let now = Timestamp::now();
+    let body = Body::new("open".to_owned(), &Value::Nothing).unwrap();
+    let held = json!({
+        "topic": "cmd/door/open",
+        "device": "door",
+        "sender": "hub",
+        "signed": null,
+        "verb": "open",
+        "params": [],
+        "since": now,
+        "until": now.saturating_add(SignedDuration::from_mins(15)).unwrap(),
+        "p_value": 0.001,
+        "why": "it is unlike before",
+        "fact": Fact::of(&body, "hub", 1, now),
+        "version": "V4",
+    });
+    serde_json::from_value::<Held>(held).unwrap().with_packet(vec![0x30, 0])
+}
