@@ -115,9 +115,9 @@ fn ours(kind: &str) -> String {
 
 fn versioned(peer: &str) -> String {
     match peer {
-        "scikit-learn" => format!("{peer} {}", scoring::SCIKIT_LEARN),
+        "scikit-learn" => format!("{peer} {}", scoring::SCIKIT_LEARN.1),
         _ if peer.starts_with("isotree") => {
-            peer.replacen("isotree", &format!("isotree {}", scoring::ISOTREE), 1)
+            peer.replacen("isotree", &format!("isotree {}", scoring::ISOTREE.1), 1)
         }
         _ => peer.to_owned(),
     }
@@ -125,7 +125,8 @@ fn versioned(peer: &str) -> String {
 
 /// Every method on every one of `sets`, which are directories in `matrices`.
 fn rank(matrices: &Path, sets: &[PathBuf], seeds: u64) -> Result<Ranked> {
-    let python = scoring::peers(&shell::target_dir().join("venv"))?;
+    let python =
+        scoring::python_with(&[scoring::SCIKIT_LEARN, scoring::ISOTREE], &shell::target_dir().join("venv"))?;
     let scores = shell::target_dir().join("bench/detection");
     if scores.is_dir() {
         fs::remove_dir_all(&scores).with_context(|| format!("cannot remove {}", scores.display()))?;

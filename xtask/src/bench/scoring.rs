@@ -17,8 +17,10 @@ use serde::Deserialize;
 use super::{Context, Row};
 use crate::shell;
 
-pub(super) const SCIKIT_LEARN: &str = "1.9.1";
-pub(super) const ISOTREE: &str = "0.6.1.post10";
+/// Other people's forests: the argument of `scoring.py`, which is the package's name, and its version.
+type Peer = (&'static str, &'static str);
+pub(super) const SCIKIT_LEARN: Peer = ("scikit-learn", "1.9.1");
+pub(super) const ISOTREE: Peer = ("isotree", "0.6.1.post10");
 /// isotree imports it without asking for it.
 const PANDAS: &str = "3.1.1";
 const COLUMNS: usize = 14;
@@ -47,7 +49,13 @@ struct Resident {
 pub(crate) fn rows(context: &Context) -> Result<Vec<Row>> {
     let directory = shell::target_dir().join("bench");
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    let python = peers(&shell::target_dir().join("venv"))?;
+    let peers: &[Peer] = if context.smoke {
+        shell::skipped("scoring beside isotree", "the smoke test leaves it out: pip compiles it for minutes");
+        &[SCIKIT_LEARN]
+    } else {
+        &[SCIKIT_LEARN, ISOTREE]
+    };
+    let python = python_with(peers, &shell::target_dir().join("venv"))?;
     // Together with the agent, as it was built before: another choice of packages would build crates again with other features.
     shell::run(shell::cargo().args([
         "build",
@@ -61,11 +69,11 @@ pub(crate) fn rows(context: &Context) -> Result<Vec<Row>> {
     let (train, test) = (directory.join("forest-train.csv"), directory.join("forest-test.csv"));
     synthesise(&train, 1, TRAIN_ROWS)?;
     synthesise(&test, 2, TEST_ROWS)?;
-    let mut rows = compare(context, &python, &[train, test], "synthetic")?;
+    let mut rows = compare(context, (&python, peers), &[train, test], "synthetic")?;
 
     let matrices = shell::root().join("../shared/data/matrices");
     if matrices.is_dir() {
-        rows.extend(compare(context, &python, &matrix_files(&matrices)?, "flow matrices")?);
+        rows.extend(compare(context, (&python, peers), &matrix_files(&matrices)?, "flow matrices")?);
     } else {
         shell::skipped("scoring of flow matrices", &format!("{} is absent", matrices.display()));
     }
@@ -87,26 +95,29 @@ fn devices(context: &Context) -> Result<Row> {
     Ok(Row::of("devices_resident_mib", "MiB", &resident, &format!("budget of {devices} devices"), &[budget]))
 }
 
-fn compare(context: &Context, python: &Path, files: &[PathBuf], what: &str) -> Result<Vec<Row>> {
+fn compare(
+    context: &Context,
+    (python, peers): (&Path, &[Peer]),
+    files: &[PathBuf],
+    what: &str,
+) -> Result<Vec<Row>> {
     let scored = if context.smoke { SMOKE_SCORED } else { SCORED }.to_string();
-    let ours = shell::target_dir().join("release/forest_bench");
     let script = shell::root().join("xtask/src/bench/scoring.py");
-    let mut timed: [Vec<Timed>; 3] = Default::default();
+    let time = |command: &mut Command| -> Result<Timed> {
+        let printed = shell::output(command.arg(&scored).args(files))?;
+        serde_json::from_str(printed.trim()).context("the report of a side")
+    };
+    let mut ours = Vec::new();
+    let mut theirs: Vec<Vec<Timed>> = peers.iter().map(|_| Vec::new()).collect();
     for _ in 0..context.repeats {
-        let mut commands = [shell::command(&ours), shell::command(python), shell::command(python)];
-        commands[1].arg(&script).arg("scikit-learn");
-        commands[2].arg(&script).arg("isotree");
-        for (timed, command) in timed.iter_mut().zip(&mut commands) {
-            let printed = shell::output(command.arg(&scored).args(files))?;
-            timed.push(serde_json::from_str(printed.trim()).context("the report of a side")?);
+        ours.push(time(&mut shell::command(shell::target_dir().join("release/forest_bench")))?);
+        for ((name, _), timed) in peers.iter().zip(&mut theirs) {
+            timed.push(time(shell::command(python).arg(&script).arg(name))?);
         }
     }
-    let [ours, scikit_learn, isotree] = timed;
     let mut rows = Vec::new();
-    for (peer, theirs) in
-        [(format!("scikit-learn {SCIKIT_LEARN}"), scikit_learn), (format!("isotree {ISOTREE}"), isotree)]
-    {
-        let peer = format!("{peer}, {what}");
+    for ((name, version), theirs) in peers.iter().zip(theirs) {
+        let peer = format!("{name} {version}, {what}");
         let of = |side: &[Timed], pick: fn(&Timed) -> f64| side.iter().map(pick).collect::<Vec<f64>>();
         let rate: fn(&Timed) -> f64 = |timed| timed.rows_per_s;
         let train: fn(&Timed) -> f64 = |timed| timed.train_ms;
@@ -126,29 +137,27 @@ fn matrix_files(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The Python of a virtual environment in `directory` that has the peers.
-pub(super) fn peers(directory: &Path) -> Result<PathBuf> {
+pub(super) fn python_with(peers: &[Peer], directory: &Path) -> Result<PathBuf> {
     let python = directory.join("bin/python");
-    let check = format!(
-        "import isotree; from importlib.metadata import version; assert version('scikit-learn') == '{SCIKIT_LEARN}' and version('isotree') == '{ISOTREE}'"
-    );
-    let has = || {
+    let has = |(name, version): &Peer| {
+        let check =
+            format!("from importlib.metadata import version; assert version('{name}') == '{version}'");
         let mut command = Command::new(&python);
         command.args(["-c", &check]).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
-    if !has() {
+    if !peers.iter().all(has) {
+        let names: Vec<&str> = peers.iter().map(|(name, _)| *name).collect();
         shell::step(&format!(
-            "installing scikit-learn and isotree into {}, to compare with",
+            "installing {} into {}, to compare with",
+            names.join(" and "),
             directory.display()
         ));
         if !python.is_file() {
             shell::run(shell::command("python3").args(["-m", "venv"]).arg(directory))?;
         }
-        let packages = [
-            format!("scikit-learn=={SCIKIT_LEARN}"),
-            format!("isotree=={ISOTREE}"),
-            format!("pandas=={PANDAS}"),
-        ];
+        let wanted = peers.iter().map(|(name, version)| format!("{name}=={version}"));
+        let packages: Vec<String> = wanted.chain([format!("pandas=={PANDAS}")]).collect();
         shell::run(shell::command(&python).args(["-m", "pip", "install", "--quiet"]).args(&packages))?;
     }
     Ok(python)
