@@ -6,9 +6,9 @@
 
 use tidegate_common::{
     counter::Counters,
-    feature::{FeatureVector, flow_features},
+    feature::flow_features,
     flow::{FlowKey, FlowRecord},
-    forest::{Barrier, TREES, path_of_four},
+    forest::{Barrier, TREES, Values, path_of_four},
 };
 
 use crate::{enforce, gate::Passage, maps};
@@ -44,7 +44,7 @@ pub(crate) fn cuts(
 #[repr(C)]
 pub(crate) struct Judged {
     key: FlowKey,
-    features: FeatureVector,
+    values: Values,
 }
 
 /// Summed path length of the flow in this CPU's [`Judged`] over the forest that begins at `first_tree`; 0 when a tree is
@@ -55,10 +55,10 @@ pub(crate) struct Judged {
 #[inline(never)]
 pub extern "C" fn path_sum(first_tree: u32) -> u32 {
     let Some(scratch) = maps::scratch() else { return 0 };
-    let Judged { key, features } = &mut scratch.workspace.judged;
+    let Judged { key, values } = &mut scratch.workspace.judged;
     let Some(record) = maps::FLOWS.get_ptr_mut(&*key) else { return 0 };
     // SAFETY: the entry stays readable until the program ends.
-    *features = flow_features(key, unsafe { &*record });
+    *values = Values::of(&flow_features(key, unsafe { &*record }));
     let (mut sum, mut tree) = (0, 0);
     while tree < TREES as u32 {
         let at = first_tree + tree;
@@ -67,7 +67,7 @@ pub extern "C" fn path_sum(first_tree: u32) -> u32 {
         else {
             return 0;
         };
-        sum += path_of_four::<Instruction>([a, b, c, d], features);
+        sum += path_of_four::<Instruction>([a, b, c, d], values);
         tree += 4;
     }
     sum

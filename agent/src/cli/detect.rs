@@ -212,7 +212,7 @@ fn show(found: &Detected, counts: Counts, output: Output) -> Result<(), CliError
     }
     if counts.devices == 0 {
         print(
-            "\nno host was taken for a device: none has a private address (hint: `--protected PREFIX` names the networks behind the gateway)",
+            "\nno host was taken for a device: none has a private address or asks a resolver (hint: `--protected PREFIX` names the networks behind the gateway)",
         )?;
     }
     print(&format!(

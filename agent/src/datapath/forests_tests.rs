@@ -8,7 +8,7 @@
 
 use tidegate_common::{
     feature::{FEATURES, flow_features},
-    forest::{Node, score_sum},
+    forest::{NODES, Node, score_sum},
     pod::mix64,
     verdict::{Action, Config, Mode, Verdict, role},
 };
@@ -54,9 +54,12 @@ fn forest(seed: u32) -> Box<[Tree; TREES]> {
         mix64(state) as u16
     };
     let mut tree = || {
-        let node = |_| Node::new(random() & 0x0fff, random() % FEATURES as u16);
-        let nodes = std::array::from_fn(node);
-        Tree { nodes, leaves: std::array::from_fn(|_| random() & 0x0fff) }
+        let mut tree = Tree::EMPTY;
+        for at in 1..NODES {
+            *tree.node_mut(at) = Node::new(random() & 0x0fff, random() % FEATURES as u16);
+        }
+        tree.leaves_mut().fill_with(|| random() & 0x0fff);
+        tree
     };
     Box::new(std::array::from_fn(|_| tree()))
 }

@@ -1,13 +1,13 @@
 //! A flow forest without the slots that its trees leave unused: what the agent keeps of it for every device.
 //!
-//! The kernel's layout takes 154 kB a forest whatever its trees hold; this one takes a fraction. Walks end in the same leaves, and the
+//! The kernel's layout takes 160 kB a forest whatever its trees hold; this one takes a fraction. Walks end in the same leaves, and the
 //! kernel's trees can be had back from it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tidegate_common::{
     feature::{FEATURES, FeatureVector},
-    forest::{DEPTH, NODES, Node, Tree},
+    forest::{DEPTH, Node, Tree},
 };
 
 use super::forest::{self, Forest, UNUSED, leaves_below, score};
@@ -157,7 +157,7 @@ impl Compact {
     /// The trees as the kernel walks them.
     pub(super) fn kernel_trees(&self) -> Vec<Tree> {
         let expand = |root| {
-            let mut tree = Tree { nodes: [Node::UNUSED; NODES], leaves: [0; NODES] };
+            let mut tree = Tree::EMPTY;
             self.grow_back(root, &mut tree, 1, 0);
             tree
         };
@@ -166,10 +166,10 @@ impl Compact {
 
     fn grow_back(&self, child: Child, tree: &mut Tree, at: usize, depth: u32) {
         match child {
-            Child::Leaf(path) => tree.leaves[leaves_below(at, depth)].fill(path as u16),
+            Child::Leaf(path) => tree.leaves_mut()[leaves_below(at, depth)].fill(path as u16),
             Child::Split(place) => {
                 let split = self.splits[place.split];
-                tree.nodes[at] = Node::new(split.threshold(), split.feature() as u16);
+                *tree.node_mut(at) = Node::new(split.threshold(), split.feature() as u16);
                 self.grow_back(self.child(place, 0), tree, 2 * at, depth + 1);
                 self.grow_back(self.child(place, u32::MAX), tree, 2 * at + 1, depth + 1);
             }

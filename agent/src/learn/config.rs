@@ -107,6 +107,8 @@ settings! {
         generated_domains: u32 = 15,
         /// Different names that do not exist asked for within 10 s that make a flood.
         nxdomain_flood: u32 = 100,
+        /// Different names below one registered domain that do not exist, asked for within 60 s, that are reported.
+        absent_names: u32 = 20,
         /// Contacts with a host first seen after the baseline from which on their regularity is judged.
         beacon_contacts: u32 = 6,
         /// Relative deviation of the gaps between contacts, their mean being 1, up to which they are a beacon.

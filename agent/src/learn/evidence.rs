@@ -1,7 +1,7 @@
 //! From single scores to findings: k of n recent flows, together with the recent windows.
 //!
-//! One strange flow is nothing, nor are many of one burst. Several of two bursts, or of one in a strange window, are worth a report; how much
-//! they prove is counted in bursts, since the flows of one depend on each other. However many there are, without windows they are
+//! One strange flow is nothing, nor are many of one burst. Several of two bursts, or of one in a strange window, are worth a report, when
+//! they prove more than one flow alone; how much they prove is counted in bursts, since the flows of one depend on each other. However many there are, without windows they are
 //! never strong evidence. A device without models of its own is judged by the fleet's default, more reluctantly.
 
 use tidegate_common::{device::DeviceKey, feature::FeatureVector};
@@ -97,12 +97,15 @@ impl Evidence {
             state.recent_flows.count(config.evidence_flows as usize, chance_of_flow);
         let windows = state.recent_windows.count();
         let of_windows = binomial_tail(windows.0, windows.1, chance_of_window);
-        let is_single = bursts.0 + windows.0 < 2;
-        if is_single || binomial_tail(flows.0, flows.1, chance_of_flow) * of_windows >= config.report_p {
-            return None;
-        }
         let of_bursts = binomial_tail(bursts.0, bursts.1, chance_of_flow).max(FLOW_FLOOR_P);
         let p_value = of_bursts * of_windows;
+        let is_single = bursts.0 + windows.0 < 2;
+        // What proves no more than one flow would is no news, however many flows say it.
+        let is_weak = p_value >= config.evidence_p;
+        let is_likely = binomial_tail(flows.0, flows.1, chance_of_flow) * of_windows >= config.report_p;
+        if is_single || is_weak || is_likely {
+            return None;
+        }
         let detail = format!(
             "{} of the last {} flows, in {} of {} bursts, and {} of the last {} windows are unlike its normal traffic",
             flows.0, flows.1, bursts.0, bursts.1, windows.0, windows.1
@@ -129,16 +132,11 @@ pub(super) fn explain(finding: &mut Finding, kind: ModelKind, vector: &FeatureVe
         (ModelKind::Window, Some(windows)) => windows.explain(vector),
         (ModelKind::Window, None) => Vec::new(),
     };
-    if let Some(note) = finding.notes.first() {
-        let (low, high) = (note.normal_low, note.normal_high);
-        let most = format!(
-            "; {:.0} % of it is {} with {:.0}, normally {low:.0} to {high:.0}",
-            note.share * 100.0,
-            note.name,
-            note.value
-        );
-        finding.detail += &most;
-    }
+    finding.detail += &match finding.notes.iter().find(|note| note.is_outside()) {
+        Some(note) => format!("; {:.0} % of it is {note}", note.share * 100.0),
+        None if finding.notes.is_empty() => String::new(),
+        None => "; each value is normal by itself, together they are not".to_owned(),
+    };
 }
 
 /// A single flow so far from everything its device was ever seen to do that the kernel cut it by itself.

@@ -48,6 +48,26 @@ pub struct FeatureNote {
     pub share: f64,
 }
 
+impl FeatureNote {
+    /// Whether the value by itself is unlike the normal ones.
+    pub fn is_outside(&self) -> bool {
+        self.value < self.normal_low || self.value > self.normal_high
+    }
+}
+
+impl fmt::Display for FeatureNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, value, normal_low, normal_high, .. } = *self;
+        // Three digits tell a share of 0.97 from one of 0.95, and are enough for a count of bytes.
+        let digits = match value.abs().max(normal_high.abs()) {
+            size if size < 10.0 => 2,
+            size if size < 100.0 => 1,
+            _ => 0,
+        };
+        write!(f, "{name} {value:.digits$}, normally {normal_low:.digits$} to {normal_high:.digits$}")
+    }
+}
+
 /// Confidence of a rule below which what it found is an anomaly.
 const THREAT_CONFIDENCE: f64 = 0.5;
 

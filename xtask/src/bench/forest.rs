@@ -94,11 +94,11 @@ fn put_forest(pins: &Path) -> Result<()> {
     };
     let trees = Table::pinned(&pins.join(maps::FORESTS))?;
     for index in 0..TREES as u32 {
-        let mut tree = Tree { nodes: [Node::default(); NODES], leaves: [0; NODES] };
-        for node in &mut tree.nodes {
-            *node = Node::new((random() & 0x3fff) as u16, (random() % FEATURES as u32) as u16);
+        let mut tree = Tree::EMPTY;
+        for at in 1..NODES {
+            *tree.node_mut(at) = Node::new((random() & 0x3fff) as u16, (random() % FEATURES as u32) as u16);
         }
-        tree.leaves.fill_with(|| (random() % 2_048) as u16 + 256);
+        tree.leaves_mut().fill_with(|| (random() % 2_048) as u16 + 256);
         trees.put(&index, &tree)?;
     }
     let device = DeviceKey::new(JUDGED, TEST_RUN_IFINDEX);

@@ -36,8 +36,8 @@ const FLOOD_NS: u64 = 10 * SECOND_NS;
 const BENEFIT: u32 = 4;
 /// How long a device that answered others counts as a resolver.
 const RESOLVER_NS: u64 = 3_600 * SECOND_NS;
-/// Confidence in what a resolver may do in others' name: below that of a threat.
-const RESOLVER_SCORE: f64 = 0.45;
+/// Confidence in what may be honest, as what a resolver does in others' name: below that of a threat.
+const DOUBTFUL_SCORE: f64 = 0.45;
 /// Shortest mean length of names below a domain that carry something slowly.
 const SLOW_BYTES: u32 = 8;
 
@@ -109,7 +109,7 @@ impl Dns {
         let finding = if message.answer.is_none() {
             client.asks(config, message, context, now_ns)
         } else if message.is_nxdomain() {
-            client.failed(config, message, now_ns)
+            client.failed(config, message, context, now_ns)
         } else {
             None
         };
@@ -121,7 +121,7 @@ impl Dns {
 /// What a resolver among the devices does, somebody else may have asked for.
 fn for_others(finding: Finding) -> Finding {
     let detail = format!("{}; it answers other devices, one of which may be behind it", finding.detail);
-    Finding { score: finding.score.min(RESOLVER_SCORE), detail, ..finding }
+    Finding { score: finding.score.min(DOUBTFUL_SCORE), detail, ..finding }
 }
 
 impl Client {
@@ -164,7 +164,13 @@ impl Client {
         Some(finding(message, Technique::DNS_TUNNEL, "dns_tunnel", 0.92, first_ns, now_ns, detail))
     }
 
-    fn failed(&mut self, config: &RuleConfig, message: &DnsMessage, now_ns: u64) -> Option<Finding> {
+    fn failed(
+        &mut self,
+        config: &RuleConfig,
+        message: &DnsMessage,
+        context: DnsContext,
+        now_ns: u64,
+    ) -> Option<Finding> {
         let domain = registered(&message.name).filter(|registered| registered.known);
         if self.failures.len() == MAX_FAILURES {
             self.failures.pop_front();
@@ -178,7 +184,9 @@ impl Client {
         while self.failures.front().is_some_and(|old| now_ns.saturating_sub(old.at_ns) > FAILURES_NS) {
             self.failures.pop_front();
         }
-        self.flood(config, message, now_ns).or_else(|| self.generated(config, message, now_ns))
+        self.flood(config, message, now_ns)
+            .or_else(|| self.generated(config, message, now_ns))
+            .or_else(|| self.guessed(config, message, context, now_ns))
     }
 
     fn flood(&self, config: &RuleConfig, message: &DnsMessage, now_ns: u64) -> Option<Finding> {
@@ -197,6 +205,41 @@ impl Client {
             super::seconds(first_ns, now_ns)
         );
         Some(finding(message, Technique::SERVICE_FLOOD, "nxdomain_flood", 0.9, first_ns, now_ns, detail))
+    }
+
+    /// Name after name below one domain: generated ones that somebody who owns the domain would answer, or the load of its servers.
+    fn guessed(
+        &self,
+        config: &RuleConfig,
+        message: &DnsMessage,
+        context: DnsContext,
+        now_ns: u64,
+    ) -> Option<Finding> {
+        let Failed { domain: Some(domain), at_ns, .. } = *self.failures.back()? else { return None };
+        let benefit = if context.is_usual { BENEFIT } else { 1 };
+        let below = self
+            .failures
+            .iter()
+            .filter(|failed| failed.domain == Some(domain) && at_ns.saturating_sub(failed.at_ns) <= FAST_NS);
+        let mut first_ns = at_ns;
+        let names: HashSet<u64> = below
+            .map(|failed| {
+                first_ns = first_ns.min(failed.at_ns);
+                failed.name
+            })
+            .collect();
+        if names.len() < (config.absent_names * benefit) as usize {
+            return None;
+        }
+        let detail = format!(
+            "{} different names below one domain that do not exist in {}, {} the last",
+            names.len(),
+            super::seconds(first_ns, now_ns),
+            message.name
+        );
+        // A device that was set up wrongly may look for what is not there.
+        let technique = Technique::GENERATED_DOMAINS;
+        Some(finding(message, technique, "absent_names", DOUBTFUL_SCORE, first_ns, now_ns, detail))
     }
 
     fn generated(&self, config: &RuleConfig, message: &DnsMessage, now_ns: u64) -> Option<Finding> {

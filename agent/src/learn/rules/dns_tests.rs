@@ -142,8 +142,20 @@ fn generated_domains_are_found_and_a_few_typing_errors_are_not() {
         message(7, names[number as usize % names.len()], A, Some(3))
     };
     assert!(play(500, S, DnsContext::default(), typed).is_none());
-    let own = |number: u64| message(7, &format!("{}.vendor.com", noise(number, 14)), A, Some(3));
-    assert!(play(60, S, DnsContext::default(), own).is_none(), "below one domain they are no domains");
+}
+
+#[test]
+fn name_after_name_that_is_missing_below_one_domain_is_reported() {
+    let below = |number: u64| message(7, &format!("nx{number}.vendor.com"), A, Some(3));
+    let (number, found) = play(60, S, DnsContext::default(), below).unwrap();
+    assert_eq!((found.rule, number), (Some("absent_names"), 19), "below one domain they are no domains");
+    assert_eq!(found.nature(), crate::learn::finding::Nature::Anomaly, "{}", found.detail);
+
+    assert!(play(60, 4 * S, DnsContext::default(), below).is_none(), "now and then is a fault");
+    let usual = DnsContext { is_usual: true, ..DnsContext::default() };
+    assert!(play(60, S, usual, below).is_none(), "the device's own cloud may be out of order");
+    let reverse = |number: u64| message(7, &format!("{number}.0.168.192.in-addr.arpa"), A, Some(3));
+    assert!(play(60, S, DnsContext::default(), reverse).is_none());
 }
 
 #[test]

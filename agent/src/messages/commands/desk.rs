@@ -433,14 +433,7 @@ fn explain(body: &Body, device: &str, opinion: &Opinion) -> String {
         text += words;
     };
     if opinion.novelties.is_empty() {
-        let words: Vec<String> = opinion
-            .notes
-            .iter()
-            .map(|note| {
-                let (low, high) = (note.normal_low, note.normal_high);
-                format!("{} {:.1}, normally {low:.1} to {high:.1}", note.name, note.value)
-            })
-            .collect();
+        let words: Vec<String> = opinion.notes.iter().map(ToString::to_string).collect();
         if !words.is_empty() {
             add(&words.join("; "));
         }

@@ -155,7 +155,7 @@ impl Watch {
             window_ns: self.config.learning.window.as_ns(),
             active_timeout_ns: self.config.kernel.active_timeout.as_ns(),
         };
-        for measured in self.meter.frame(frame, times, &self.protected, &mut self.devices) {
+        for measured in self.meter.frame(frame, times, &mut self.protected, &mut self.devices) {
             match measured {
                 Measured::Flow(key, record, cause) => {
                     let found = self.observe(key, &record, cause);

@@ -65,10 +65,11 @@ impl Meter {
         &mut self,
         frame: &[u8],
         times: Times,
-        protected: &Protected,
+        protected: &mut Protected,
         devices: &mut HashMap<DeviceKey, DeviceRecord>,
     ) -> Vec<Measured> {
         let packet = parse(frame, 0);
+        protected.see(&packet);
         let (point, foreign) = seen_at(&packet, protected);
         let passage = Passage { packet: &packet, frame, point, foreign, times };
         let mut measured = Vec::new();

@@ -64,7 +64,7 @@ fn names_are_sampled_alike_by_the_kernel_and_by_replay() {
     bed.verdicts.configure(&limits).unwrap();
     bed.set_clock(TIMES.now_ns).unwrap();
     let mut events = bed.datapath.take_events().unwrap();
-    let (mut meter, mut devices, protected) = (Meter::default(), HashMap::new(), Protected::default());
+    let (mut meter, mut devices, mut protected) = (Meter::default(), HashMap::new(), Protected::default());
     let mut seen = Vec::new();
     for (number, (frame, leaves)) in traffic().iter().enumerate() {
         if *leaves {
@@ -72,7 +72,7 @@ fn names_are_sampled_alike_by_the_kernel_and_by_replay() {
         } else {
             bed.ingress(frame).unwrap()
         };
-        let of_replay = meter.frame(frame, TIMES, &protected, &mut devices);
+        let of_replay = meter.frame(frame, TIMES, &mut protected, &mut devices);
         let of_replay: Vec<SampleEvent> = of_replay
             .into_iter()
             .filter_map(|measured| match measured {
@@ -134,9 +134,9 @@ fn each_kind_of_sample_has_its_own_limit_and_what_is_held_is_counted() {
 
 #[test]
 fn the_rest_of_a_hello_is_forgotten_with_its_flow() {
-    let (mut meter, mut devices, protected) = (Meter::default(), HashMap::new(), Protected::default());
+    let (mut meter, mut devices, mut protected) = (Meter::default(), HashMap::new(), Protected::default());
     let long = client_hello("long.vendor.example", 1_700);
-    meter.frame(&tcp(CAMERA, CLOUD, 1, &long[..1_400]), TIMES, &protected, &mut devices);
+    meter.frame(&tcp(CAMERA, CLOUD, 1, &long[..1_400]), TIMES, &mut protected, &mut devices);
     assert_eq!(meter.hellos.len(), 1);
     let limits = IdleLimits { open_ns: 1, closed_ns: 1 };
     assert_eq!(meter.sweep(TIMES.now_ns + 2, limits).len(), 1);

@@ -28,12 +28,12 @@ type Counts = BTreeMap<String, u64>;
 /// Hellos by JA3, and answers by JA3S.
 fn prints(path: &Path) -> (Counts, Counts, Vec<String>) {
     let (mut meter, mut names) = (Meter::default(), Names::default());
-    let (mut devices, protected) = (HashMap::new(), Protected::default());
+    let (mut devices, mut protected) = (HashMap::new(), Protected::default());
     let mut servers = Counts::new();
     let each = |captured: Captured<'_>| -> Result<(), CaptureError> {
         let now_ns = captured.time_ns;
         let times = Times { now_ns, window_ns: 30_000_000_000, active_timeout_ns: 30_000_000_000 };
-        for measured in meter.frame(captured.frame, times, &protected, &mut devices) {
+        for measured in meter.frame(captured.frame, times, &mut protected, &mut devices) {
             let Measured::Sample(sample) = measured else { continue };
             if let Some(Heard::Tls(connection)) = names.observe(&sample, now_ns) {
                 *servers.entry(connection.server.ja3s).or_default() += 1;

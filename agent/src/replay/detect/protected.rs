@@ -1,44 +1,126 @@
 //! Which end of a logged flow is a device.
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 use ipnet::IpNet;
-use tidegate_common::device::DeviceKey;
+use tidegate_common::{
+    device::DeviceKey,
+    parse::{Packet, proto},
+};
 
-use crate::replay::{engine::POINT, flowlog::LoggedSide, link};
+use crate::{
+    learn::address,
+    replay::{engine::POINT, flowlog::LoggedSide, link},
+};
+
+/// Hosts taken for devices by what they ask.
+const MAX_ASKERS: usize = 1_024;
+const DNS_PORT: u16 = 53;
 
 /// The networks behind the gateway.
 #[derive(Clone, Debug, Default)]
 pub struct Protected {
     prefixes: Vec<IpNet>,
+    /// Hosts with public addresses that ask resolvers, as long as no private address was seen.
+    askers: HashSet<IpAddr>,
+    has_private: bool,
 }
 
 impl Protected {
     /// These networks; none for those that the log itself counts as local, or else every private address.
-    pub const fn new(prefixes: Vec<IpNet>) -> Self {
-        Self { prefixes }
+    pub fn new(prefixes: Vec<IpNet>) -> Self {
+        Self { prefixes, ..Self::default() }
+    }
+
+    /// Takes in a frame of a capture. Where nobody has a private address and no network was named, who asks a resolver is at home.
+    pub(super) fn see(&mut self, packet: &Packet) {
+        if self.has_private || !self.prefixes.is_empty() {
+            return;
+        }
+        let (source, target) = (address(packet.src), address(packet.dst));
+        if is_private(source) || is_private(target) {
+            self.has_private = true;
+            self.askers.clear();
+            return;
+        }
+        let client = match (packet.proto, packet.src_port, packet.dst_port) {
+            (proto::UDP | proto::TCP, 1_024.., DNS_PORT) => source,
+            (proto::UDP | proto::TCP, DNS_PORT, 1_024..) => target,
+            _ => return,
+        };
+        if self.askers.len() < MAX_ASKERS {
+            self.askers.insert(client);
+        }
     }
 
     /// Whether the sender of `side` is a host on the protected side.
     pub fn holds(&self, address: IpAddr, side: &LoggedSide) -> bool {
-        let private = match address {
-            IpAddr::V4(v4)
-                if v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast() || v4.is_loopback() =>
-            {
-                return false;
-            }
-            IpAddr::V6(v6) if v6.is_unspecified() || v6.is_multicast() || v6.is_loopback() => return false,
-            IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
-            IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
-        };
+        if !is_host(address) {
+            return false;
+        }
         if self.prefixes.is_empty() {
-            return side.local.unwrap_or(private);
+            return side.local.unwrap_or_else(|| is_private(address)) || self.askers.contains(&address);
         }
         self.prefixes.iter().any(|prefix| prefix.contains(&address))
+    }
+}
+
+fn is_host(address: IpAddr) -> bool {
+    let is_broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    !(address.is_unspecified() || address.is_multicast() || address.is_loopback() || is_broadcast)
+}
+
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
     }
 }
 
 /// The device that has a protected address, by the log's hardware address or one made up.
 pub fn device_of(address: IpAddr, side: &LoggedSide) -> DeviceKey {
     DeviceKey::new(side.mac.unwrap_or_else(|| link::made_up(address)), POINT.ifindex())
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_common::pod::Addr;
+
+    use super::*;
+
+    const RESOLVER: Addr = Addr::v4([8, 8, 8, 8]);
+
+    fn datagram(src: Addr, src_port: u16, dst: Addr, dst_port: u16) -> Packet {
+        Packet { src, src_port, dst, dst_port, proto: proto::UDP, ..Packet::default() }
+    }
+
+    fn holds(protected: &Protected, address: [u8; 4]) -> bool {
+        protected.holds(address.into(), &LoggedSide::default())
+    }
+
+    #[test]
+    fn who_asks_a_resolver_is_at_home_where_nobody_has_a_private_address() {
+        let host = [203, 0, 113, 5];
+        for seen in
+            [datagram(Addr::v4(host), 40_000, RESOLVER, 53), datagram(RESOLVER, 53, Addr::v4(host), 40_000)]
+        {
+            let mut protected = Protected::default();
+            protected.see(&seen);
+            assert!(holds(&protected, host) && !holds(&protected, [8, 8, 8, 8]), "{seen:?}");
+            protected.see(&datagram(Addr::v4([192, 168, 1, 2]), 123, RESOLVER, 123));
+            assert!(!holds(&protected, host), "a private address says better who is at home");
+        }
+    }
+
+    #[test]
+    fn others_are_strangers_and_named_networks_are_the_word() {
+        let host = [203, 0, 113, 5];
+        let mut protected = Protected::default();
+        protected.see(&datagram(Addr::v4(host), 40_000, RESOLVER, 443));
+        protected.see(&datagram(Addr::v4(host), 53, RESOLVER, 53));
+        assert!(!holds(&protected, host));
+        let mut protected = Protected::new(vec!["198.51.100.0/24".parse().unwrap()]);
+        protected.see(&datagram(Addr::v4(host), 40_000, RESOLVER, 53));
+        assert!(!holds(&protected, host) && holds(&protected, [198, 51, 100, 9]));
+    }
 }
