@@ -206,7 +206,7 @@ fn show(found: &Detected, counts: Counts, output: Output) -> Result<(), CliError
     ))?;
     if counts.unframed > 0 {
         print(&format!(
-            "\n{} packets could not be watched: their link layer is not read (hint: `replay --flows` counts the reasons)",
+            "\n{} packets could not be watched: no Ethernet frame can be made of them, of an unknown link layer or of ARP without one (hint: `replay --flows` counts the reasons)",
             counts.unframed
         ))?;
     }

@@ -132,9 +132,14 @@ impl Config {
             learn_after: commands.learn_after as usize,
             rate: commands.rate,
             devices: commands.max_devices as usize,
-            clock: commands.time_zone.resolve().into(),
+            clock: self.command_clock(),
             rules: commands.rules.clone(),
         }
+    }
+
+    /// The clock that hours in command rules are of.
+    pub fn command_clock(&self) -> commands::WallClock {
+        self.commands.time_zone.resolve().into()
     }
 
     fn limits(&self) -> Limits {

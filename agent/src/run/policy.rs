@@ -318,7 +318,7 @@ impl Gateway {
             since: held.map(|held| held.since),
             settings: settings.transpose().map_err(failed)?.unwrap_or_default(),
             changes: changes(&self.base, &self.config),
-            time_zone: self.config.command_settings().clock.to_string(),
+            time_zone: self.config.command_clock().to_string(),
             highest: self.policies.highest(),
             history: rows
                 .into_iter()

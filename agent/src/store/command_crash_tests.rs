@@ -5,25 +5,27 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
-use std::{
-    env,
-    io::{BufRead, BufReader, Write},
-    path::Path,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::{io::Write, path::Path, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
+use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{Durability, Store};
+use super::{
+    Durability, Store,
+    testing::{database_of_child, run_and_kill},
+};
 use crate::messages::commands::{
     Changes, Desk, Fact, Held, Window,
     body::{Body, Value},
 };
 
-const GATEWAY: &str = "TIDEGATE_TEST_COMMAND_GATEWAY";
 const ROUNDS: u64 = 16;
+/// The command between whose release and delivery the gateway ends by its own hand, if it was not killed before: so at least the last
+/// round is cut there, whatever the disk's pace.
+const LAST: u64 = 40;
+/// How long the last round is given to come so far.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What the gateway said before it was killed.
 #[derive(Debug, Default)]
@@ -34,14 +36,15 @@ struct Said {
 
 #[test]
 fn what_was_released_and_not_delivered_is_told_after_kill_9() {
-    if let Ok(path) = env::var(GATEWAY) {
-        release_until_killed(Path::new(&path));
+    if let Some(path) = database_of_child() {
+        release_until_killed(&path);
     }
     let directory = tempfile::tempdir().unwrap();
     let mut interrupted = 0;
     for round in 0..ROUNDS {
         let path = directory.path().join(format!("{round}.db"));
-        let said = run_and_kill(&path, Duration::from_millis(3 + round * 5));
+        let after = if round + 1 == ROUNDS { PATIENCE } else { Duration::from_millis(3 + round * 5) };
+        let said = run(&path, after);
         let desk = Desk::default();
         desk.restore(
             Window::default(),
@@ -61,30 +64,18 @@ fn what_was_released_and_not_delivered_is_told_after_kill_9() {
     assert!(interrupted > 0, "no round was cut between release and delivery");
 }
 
-/// Runs the gateway and kills it `after` its first word.
-fn run_and_kill(path: &Path, after: Duration) -> Said {
+/// What the gateway said until it was killed.
+fn run(path: &Path, after: Duration) -> Said {
     let name = "store::command_crash_tests::what_was_released_and_not_delivered_is_told_after_kill_9";
-    let mut gateway = Command::new(env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env(GATEWAY, path)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(gateway.stdout.take().unwrap()).lines();
-    let (mut said, mut kill_at) = (Said::default(), None);
-    while let Some(Ok(line)) = lines.next() {
+    let mut said = Said::default();
+    run_and_kill(name, path, after, |line| {
         match line.split_once(' ') {
             Some(("released", number)) => said.released = number.parse().unwrap(),
             Some(("delivered", number)) => said.delivered = number.parse().unwrap(),
-            _ => continue,
+            _ => return false,
         }
-        if Instant::now() >= *kill_at.get_or_insert_with(|| Instant::now() + after) {
-            // `Child::kill` is SIGKILL. What it said before it dies is still read below.
-            gateway.kill().unwrap();
-        }
-    }
-    gateway.wait().unwrap();
+        true
+    });
     assert!(said.released > 0, "the gateway released nothing");
     said
 }
@@ -101,6 +92,9 @@ fn release_until_killed(path: &Path) -> ! {
         save(vec![(number, held.clone())], Vec::new());
         save(vec![(number, held.with_released(Some(Timestamp::now())))], Vec::new());
         writeln!(out, "released {number}").unwrap();
+        if number == LAST {
+            nix::sys::signal::raise(Signal::SIGKILL).unwrap();
+        }
         writeln!(out, "delivered {number}").unwrap();
         save(Vec::new(), vec![number]);
     }

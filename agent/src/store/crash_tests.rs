@@ -5,31 +5,27 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
-use std::{
-    env,
-    io::{BufRead, BufReader, Write},
-    path::Path,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::{io::Write, path::Path, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{AuditEntry, AuditFilter, Durability, Store};
+use super::{
+    AuditEntry, AuditFilter, Durability, Store,
+    testing::{database_of_child, run_and_kill},
+};
 
-const WRITER: &str = "TIDEGATE_TEST_STORE_WRITER";
 const ROUNDS: u64 = 24;
 
 #[test]
 fn what_was_committed_survives_kill_9() {
-    if let Ok(path) = env::var(WRITER) {
-        write_until_killed(Path::new(&path));
+    if let Some(path) = database_of_child() {
+        write_until_killed(&path);
     }
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tidegate.db");
     let mut committed = 0;
     for round in 0..ROUNDS {
-        committed = committed.max(run_and_kill(&path, Duration::from_millis(3 + round * 7)));
+        committed = committed.max(last_committed(&path, Duration::from_millis(3 + round * 7)));
         let store = Store::open(&path).unwrap();
         assert_eq!(store.moved_aside(), None, "round {round}");
         store.check().unwrap();
@@ -48,30 +44,14 @@ fn what_was_committed_survives_kill_9() {
     assert!(committed > ROUNDS, "the writer was given time to write");
 }
 
-/// Runs the writer, kills it `after` its first report, and returns the last number it reported.
-fn run_and_kill(path: &Path, after: Duration) -> u64 {
-    let name = "store::crash_tests::what_was_committed_survives_kill_9";
-    let mut writer = Command::new(env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env(WRITER, path)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+/// The last number that the writer reported before it was killed.
+fn last_committed(path: &Path, after: Duration) -> u64 {
     let mut last = 0;
-    let mut killed_at = None;
-    while let Some(Ok(line)) = lines.next() {
-        let Some(number) = line.strip_prefix("committed ") else { continue };
+    run_and_kill("store::crash_tests::what_was_committed_survives_kill_9", path, after, |line| {
+        let Some(number) = line.strip_prefix("committed ") else { return false };
         last = number.parse().unwrap();
-        let kill_at = *killed_at.get_or_insert_with(|| Instant::now() + after);
-        if Instant::now() >= kill_at {
-            // `Child::kill` is SIGKILL. What the writer reported before it dies is still read below.
-            writer.kill().unwrap();
-        }
-    }
-    writer.wait().unwrap();
-    assert!(last > 0, "the writer wrote nothing");
+        true
+    });
     last
 }
 

@@ -33,6 +33,8 @@ mod rotate;
 mod schema;
 mod telemetry;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use baseline::Baseline;

@@ -7,21 +7,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step is the test's failure")]
 
-use std::{
-    collections::HashMap,
-    env,
-    fmt::Write as _,
-    io::{BufRead, BufReader, Write},
-    path::Path,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, env, fmt::Write as _, io::Write, path::Path, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{Durability, MessageKind, NewMessage, Store, outbox_tests::AMPLE, outbox_tests::report};
+use super::{
+    Durability, MessageKind, NewMessage, Store,
+    outbox_tests::{AMPLE, report},
+    testing::{database_of_child, run_and_kill},
+};
 
-const CHILD: &str = "TIDEGATE_TEST_OUTBOX_CHILD";
 const CYCLES: &str = "TIDEGATE_FAULT_CYCLES";
 const FEW_CYCLES: u64 = 40;
 const DEVICES: u64 = 3;
@@ -29,15 +24,18 @@ const NAME: &str = "store::outbox_crash_tests::nothing_is_lost_or_reordered_by_k
 
 #[test]
 fn nothing_is_lost_or_reordered_by_kill_9() {
-    if let Ok(path) = env::var(CHILD) {
-        work_until_killed(Path::new(&path));
+    if let Some(path) = database_of_child() {
+        work_until_killed(&path);
     }
     let cycles = env::var(CYCLES).map_or(FEW_CYCLES, |cycles| cycles.parse().unwrap());
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tidegate.db");
     let mut cloud = Cloud::default();
     for cycle in 0..cycles {
-        run_and_kill(&path, Duration::from_micros(cycle * 7_919 % 23_000), &mut cloud);
+        run_and_kill(NAME, &path, Duration::from_micros(cycle * 7_919 % 23_000), |line| {
+            let delivery = line.strip_suffix('.').filter(|line| line.starts_with("delivered "));
+            delivery.inspect(|line| cloud.take(line)).is_some() || line == "began"
+        });
         // Whatever it was doing, the file is sound; the next child opens it again.
         if cycle.is_multiple_of(10) {
             let store = Store::open(&path).unwrap();
@@ -93,30 +91,6 @@ impl Cloud {
         assert_eq!(*last + 1, number, "nothing of device {device} is lost or out of order");
         *last = number;
     }
-}
-
-fn run_and_kill(path: &Path, after: Duration, cloud: &mut Cloud) {
-    let mut child = Command::new(env::current_exe().unwrap())
-        .args([NAME, "--exact", "--nocapture", "--test-threads=1"])
-        .env(CHILD, path)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut kill_at = None;
-    while let Some(Ok(line)) = lines.next() {
-        if line == "began" {
-            kill_at = Some(Instant::now() + after);
-        } else if line.starts_with("delivered ") && line.ends_with('.') {
-            cloud.take(line.trim_end_matches('.'));
-        }
-        if kill_at.is_some_and(|at| Instant::now() >= at) {
-            // `Child::kill` is SIGKILL. What it delivered before it died is still read.
-            child.kill().unwrap();
-        }
-    }
-    assert!(!child.wait().unwrap().success(), "it only ends by being killed");
 }
 
 fn count_of(store: &Store, device: u64) -> u64 {
