@@ -1,7 +1,7 @@
 //! The kernel tables. Names and meanings are in `tidegate_common::maps`.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     helpers::{bpf_ringbuf_output, bpf_ringbuf_query},
     macros::btf_map,
@@ -27,6 +27,8 @@ use crate::{packet::opaque, score::Judged};
 
 /// Entries without memory of their own before they exist (decision 0014).
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+/// Begins on a page, and so on a cache line: other tables begin somewhere within one.
+const ON_PAGES: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map(name = "CONFIG")]
 static CONFIG: Array<Config, 1> = Array::new();
@@ -60,7 +62,7 @@ pub(crate) static FEED_V4: HashMap<u32, FeedEntry, { FEED_CAPACITY as usize }, O
 pub(crate) static FEED_V6: HashMap<[u64; 2], FeedEntry, { FEED_CAPACITY as usize }, ON_DEMAND> =
     HashMap::new();
 #[btf_map(name = "FORESTS")]
-static FORESTS: Array<Tree, { FOREST_CAPACITY as usize * TREES }> = Array::new();
+static FORESTS: Array<Tree, { FOREST_CAPACITY as usize * TREES }, ON_PAGES> = Array::new();
 #[btf_map(name = "MODELS")]
 static MODELS: HashMap<DeviceKey, DeviceModel, { MODEL_CAPACITY as usize }, ON_DEMAND> = HashMap::new();
 #[btf_map(name = "EVENTS")]

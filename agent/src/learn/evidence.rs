@@ -132,11 +132,12 @@ pub(super) fn explain(finding: &mut Finding, kind: ModelKind, vector: &FeatureVe
         (ModelKind::Window, Some(windows)) => windows.explain(vector),
         (ModelKind::Window, None) => Vec::new(),
     };
-    finding.detail += &match finding.notes.iter().find(|note| note.is_outside()) {
+    let most = match finding.notes.iter().find(|note| note.is_outside()) {
         Some(note) => format!("; {:.0} % of it is {note}", note.share * 100.0),
-        None if finding.notes.is_empty() => String::new(),
+        None if finding.notes.is_empty() => return,
         None => "; each value is normal by itself, together they are not".to_owned(),
     };
+    finding.detail += &most;
 }
 
 /// A single flow so far from everything its device was ever seen to do that the kernel cut it by itself.

@@ -25,7 +25,7 @@ const ROUNDS: u64 = 16;
 /// round is cut there, whatever the disk's pace.
 const LAST: u64 = 40;
 /// How long the last round is given to come so far.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// What the gateway said before it was killed.
 #[derive(Debug, Default)]

@@ -119,7 +119,7 @@ mod tests {
         protected.see(&datagram(Addr::v4(host), 40_000, RESOLVER, 443));
         protected.see(&datagram(Addr::v4(host), 53, RESOLVER, 53));
         assert!(!holds(&protected, host));
-        let mut protected = Protected::new(vec!["198.51.100.0/24".parse().unwrap()]);
+        let mut protected = Protected::new(vec![IpNet::new_assert([198, 51, 100, 0].into(), 24)]);
         protected.see(&datagram(Addr::v4(host), 40_000, RESOLVER, 53));
         assert!(!holds(&protected, host) && holds(&protected, [198, 51, 100, 9]));
     }
