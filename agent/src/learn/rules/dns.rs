@@ -228,7 +228,7 @@ impl Client {
                 failed.name
             })
             .collect();
-        if names.len() < (config.absent_names * benefit) as usize {
+        if names.len() < config.absent_names.saturating_mul(benefit) as usize {
             return None;
         }
         let detail = format!(
