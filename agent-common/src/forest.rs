@@ -1,4 +1,4 @@
-//! Integer isolation forest (Liu, Ting, Zhou, ICDM 2008) in a fixed layout: the same walk in the kernel, the agent and replay.
+//! Integer isolation forest (Liu, Ting, Zhou, ICDM 2008) in a fixed layout, as the kernel walks it; the agent's own walk gives the same sums.
 //!
 //! A tree is a complete binary heap of depth [`DEPTH`], so a walk is always eight comparisons and no branch. Leaves hold
 //! the path length, c(n) correction included, in 1/256 levels; a score is the plain sum over all trees and is compared
@@ -14,7 +14,7 @@ use crate::feature::{FEATURES, FeatureVector};
 pub const TREES: usize = 100;
 /// Comparisons on the way to a leaf: log2 of the 256 rows that a tree is grown from.
 pub const DEPTH: u32 = 8;
-/// Slots of a tree, of which slot 0 is unused, and leaves of a tree.
+/// Leaves of a tree, and numbers of its heap, of which 0 is unused.
 pub const NODES: usize = 1 << DEPTH;
 /// What one level of a path counts in a leaf.
 pub const LEVEL: u32 = 256;

@@ -80,7 +80,7 @@ pub const PROFILE_NET_CAPACITY: u32 = 16_384;
 pub const PROFILE_RULE_CAPACITY: u32 = 65_536;
 /// Bulk list addresses, of each family.
 pub const FEED_CAPACITY: u32 = 262_144;
-/// Forests the kernel holds by default, 150 KiB each.
+/// Forests the kernel holds by default, 160 kB each.
 pub const FOREST_CAPACITY: u32 = 32;
 /// Devices whose flows the kernel may judge.
 pub const MODEL_CAPACITY: u32 = 4_096;

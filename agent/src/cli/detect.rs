@@ -206,13 +206,13 @@ fn show(found: &Detected, counts: Counts, output: Output) -> Result<(), CliError
     ))?;
     if counts.unframed > 0 {
         print(&format!(
-            "\n{} packets could not be watched: no Ethernet frame can be made of them, of an unknown link layer or of ARP without one (hint: `replay --flows` counts the reasons)",
+            "\n{} packets could not be watched: no Ethernet frame can be made of them (hint: `replay --flows` counts the reasons)",
             counts.unframed
         ))?;
     }
     if counts.devices == 0 {
         print(
-            "\nno host was taken for a device: none has a private address or asks a resolver (hint: `--protected PREFIX` names the networks behind the gateway)",
+            "\nno host was taken for a device: none has a private address (hint: `--protected PREFIX` names the networks behind the gateway)",
         )?;
     }
     print(&format!(

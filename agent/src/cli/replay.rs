@@ -56,7 +56,7 @@ pub struct Args {
     learn: Vec<PathBuf>,
 
     /// Network behind the gateway, whose hosts are devices; may be given several times. By default what the log itself
-    /// counts as local, or else every private address.
+    /// counts as local, or else every private address; in a capture without any, hosts that a DNS resolver answers.
     #[arg(long, value_name = "PREFIX", requires = "detect")]
     protected: Vec<IpNet>,
 

@@ -57,7 +57,7 @@ section! {
         max_flows: u32 = 65_536,
         /// Devices measured at the same time, 16 to 65,536.
         max_devices: u32 = 2_048,
-        /// Devices whose flows the kernel itself scores at checkpoints, 1 to 4,096. Each takes 150 KiB; the agent alone
+        /// Devices whose flows the kernel itself scores at checkpoints, 1 to 4,096. Each takes 160 kB; the agent alone
         /// judges further ones.
         max_forests: u32 = 32,
         /// Bytes of the ring buffer between the kernel and the agent: a power of two from 65,536 to 268,435,456.
@@ -110,6 +110,7 @@ section! {
         /// Recent flows of a device, and bursts of them, that are looked at together, 2 to 1,000 (n of k-of-n).
         evidence_flows: u32 = 20,
         /// Chance that so many of them are evidence in normal traffic, below which the model reports; 0 to 1 (k of k-of-n).
+        /// Together with windows, and counted in bursts, they must be rarer than single evidence may be by `sensitivity`, too.
         report_p: f64 = 1e-4,
     }
     /// Which findings lead to verdicts. The limits of the behaviour rules themselves stand under [detection].

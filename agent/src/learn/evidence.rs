@@ -1,7 +1,7 @@
 //! From single scores to findings: k of n recent flows, together with the recent windows.
 //!
-//! One strange flow is nothing, nor are many of one burst. Several of two bursts, or of one in a strange window, are worth a report, when
-//! they prove more than one flow alone; how much they prove is counted in bursts, since the flows of one depend on each other. However many there are, without windows they are
+//! One strange flow is nothing, nor are many of one burst. Several of a few bursts, or of one in strange windows, are worth a report, when
+//! they are rarer as a whole than one strange flow is meant to be; how much they prove is counted in bursts, since the flows of one depend on each other. However many there are, without windows they are
 //! never strong evidence. A device without models of its own is judged by the fleet's default, more reluctantly.
 
 use tidegate_common::{device::DeviceKey, feature::FeatureVector};
@@ -100,7 +100,7 @@ impl Evidence {
         let of_bursts = binomial_tail(bursts.0, bursts.1, chance_of_flow).max(FLOW_FLOOR_P);
         let p_value = of_bursts * of_windows;
         let is_single = bursts.0 + windows.0 < 2;
-        // What proves no more than one flow would is no news, however many flows say it.
+        // What is no rarer than one strange flow is meant to be is no news, however many flows say it.
         let is_weak = p_value >= config.evidence_p;
         let is_likely = binomial_tail(flows.0, flows.1, chance_of_flow) * of_windows >= config.report_p;
         if is_single || is_weak || is_likely {
@@ -135,7 +135,7 @@ pub(super) fn explain(finding: &mut Finding, kind: ModelKind, vector: &FeatureVe
     let most = match finding.notes.iter().find(|note| note.is_outside()) {
         Some(note) => format!("; {:.0} % of it is {note}", note.share * 100.0),
         None if finding.notes.is_empty() => return,
-        None => "; each value is normal by itself, together they are not".to_owned(),
+        None => "; none of what weighs most is unusual by itself, together they are".to_owned(),
     };
     finding.detail += &most;
 }

@@ -42,6 +42,8 @@ impl Technique {
     pub const DNS_TUNNEL: Self = Self { id: "T1071.004", name: "Application Layer Protocol: DNS" };
     /// Domains made up one after the other to find the one that gives orders.
     pub const GENERATED_DOMAINS: Self = Self { id: "T1568.002", name: "Domain Generation Algorithms" };
+    /// Names tried one after the other below a domain, which may be those of a generator or a fault.
+    pub const DYNAMIC_RESOLUTION: Self = Self { id: "T1568", name: "Dynamic Resolution" };
     /// More questions than a service can answer.
     pub const SERVICE_FLOOD: Self = Self { id: "T1499.002", name: "Service Exhaustion Flood" };
     /// Packets that are meant to break the program that reads them.
@@ -92,6 +94,7 @@ impl Technique {
         Self::COMMAND_AND_CONTROL,
         Self::DNS_TUNNEL,
         Self::GENERATED_DOMAINS,
+        Self::DYNAMIC_RESOLUTION,
         Self::SERVICE_FLOOD,
         Self::MESSAGE_EXPLOIT,
         Self::BORROWED_ACCOUNT,

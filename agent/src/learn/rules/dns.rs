@@ -238,7 +238,7 @@ impl Client {
             message.name
         );
         // A device that was set up wrongly may look for what is not there.
-        let technique = Technique::GENERATED_DOMAINS;
+        let technique = Technique::DYNAMIC_RESOLUTION;
         Some(finding(message, technique, "absent_names", DOUBTFUL_SCORE, first_ns, now_ns, detail))
     }
 

@@ -154,6 +154,8 @@ fn name_after_name_that_is_missing_below_one_domain_is_reported() {
     assert!(play(60, 4 * S, DnsContext::default(), below).is_none(), "now and then is a fault");
     let usual = DnsContext { is_usual: true, ..DnsContext::default() };
     assert!(play(60, S, usual, below).is_none(), "the device's own cloud may be out of order");
+    let (number, _) = play(200, S / 2, usual, below).unwrap();
+    assert_eq!(number, 79, "but not for four times as many names");
     let reverse = |number: u64| message(7, &format!("{number}.0.168.192.in-addr.arpa"), A, Some(3));
     assert!(play(60, S, DnsContext::default(), reverse).is_none());
 }
