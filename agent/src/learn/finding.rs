@@ -113,3 +113,21 @@ impl Finding {
         if weak || self.technique == Technique::CHANGE { Nature::Anomaly } else { Nature::Threat }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_has_digits_enough_to_tell_a_value_from_the_normal_ones() {
+        for (value, normal_low, normal_high, is_outside, expected) in [
+            (0.97, 0.21, 0.95, true, "x 0.97, normally 0.21 to 0.95"),
+            (6.0, 0.0, 60.4, false, "x 6.0, normally 0.0 to 60.4"),
+            (21_247.4, 0.0, 28_479.0, false, "x 21247, normally 0 to 28479"),
+            (1.0, 2.0, 3.0, true, "x 1.00, normally 2.00 to 3.00"),
+        ] {
+            let note = FeatureNote { name: "x", value, normal_low, normal_high, share: 0.5 };
+            assert_eq!((note.is_outside(), note.to_string().as_str()), (is_outside, expected));
+        }
+    }
+}
