@@ -76,6 +76,7 @@ pub(super) fn run(settings: &Settings<'_>, output: Output) -> Result<(), CliErro
     drop(progress);
 
     counts.devices = watch.registry().len();
+    counts.taken_for_devices = watch.protected().taken_for_devices();
     counts.baselines = watch.learner().status().filter(|device| device.model.is_some()).count();
     counts.learning_findings = watch.learning_findings();
     counts.incidents = found.incidents.len();
@@ -208,6 +209,12 @@ fn show(found: &Detected, counts: Counts, output: Output) -> Result<(), CliError
         print(&format!(
             "\n{} packets could not be watched: no Ethernet frame can be made of them (hint: `replay --flows` counts the reasons)",
             counts.unframed
+        ))?;
+    }
+    if counts.taken_for_devices > 0 {
+        print(&format!(
+            "\nnobody has a private address: {} hosts that a DNS resolver answered were taken for devices (hint: `--protected PREFIX` names the networks behind the gateway)",
+            counts.taken_for_devices
         ))?;
     }
     if counts.devices == 0 {

@@ -184,3 +184,44 @@ pub(super) fn drifted(config: &LearnConfig, device: DeviceKey, share: f64, now_n
         notes: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::learn::rules::SECOND_NS;
+
+    /// What is said of a device without models that had flows in twelve bursts, so many of which were strange in each.
+    fn said(strange: [u64; 12]) -> Option<Finding> {
+        let config = LearnConfig::default();
+        let mut state = Device::new(&config, 0);
+        let mut now_ns = 0;
+        for (burst, evidence) in (0..).zip(strange) {
+            now_ns = burst * 60 * SECOND_NS;
+            for flow in 0..evidence.max(1) {
+                let id = burst * 100 + flow;
+                state.recent_flows.push(id, flow < evidence, now_ns, config.evidence_flows as usize);
+            }
+        }
+        let judged = Judgement { score: 0.6, p_value: 0.001, sum: 0 };
+        Evidence { judged, device: DeviceKey::new([2, 0, 0, 0, 0, 1], 3), now_ns }.weigh(&config, &state)
+    }
+
+    #[test]
+    fn a_page_loaded_twice_proves_nothing() {
+        assert_eq!(said([6, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0]), None);
+    }
+
+    #[test]
+    fn what_goes_on_from_burst_to_burst_is_told_with_its_counts() {
+        assert_eq!(said([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]), None, "two flows of twelve are likely");
+        let found = said([2, 0, 0, 2, 0, 0, 2, 0, 2, 0, 2, 2]).unwrap();
+        assert!(
+            found.detail.starts_with(
+                "12 of the last 18 flows, in 6 of 12 bursts, and 0 of the last 0 windows are unlike"
+            ),
+            "{}",
+            found.detail
+        );
+        assert!(found.p_value < LearnConfig::default().evidence_p);
+    }
+}

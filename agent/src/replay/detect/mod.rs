@@ -228,6 +228,11 @@ impl Watch {
         &self.devices
     }
 
+    /// The networks behind the gateway, to ask.
+    pub const fn protected(&self) -> &Protected {
+        &self.protected
+    }
+
     /// The registry, to ask.
     pub const fn registry(&self) -> &Registry {
         &self.registry

@@ -55,6 +55,11 @@ impl Protected {
         }
     }
 
+    /// Hosts taken for devices because a resolver answered them.
+    pub fn taken_for_devices(&self) -> usize {
+        self.askers.len()
+    }
+
     /// Whether the sender of `side` is a host on the protected side.
     pub fn holds(&self, address: IpAddr, side: &LoggedSide) -> bool {
         if !is_host(address) {
@@ -114,6 +119,7 @@ mod tests {
         let mut protected = Protected::default();
         protected.see(&datagram(RESOLVER, 53, Addr::v4(host), 40_000));
         assert!(holds(&protected, host) && !holds(&protected, [8, 8, 8, 8]));
+        assert_eq!(protected.taken_for_devices(), 1);
         protected.see(&datagram(Addr::v4([169, 254, 1, 2]), 5_353, RESOLVER, 5_353));
         assert!(holds(&protected, host), "an address of the link says nothing");
         protected.see(&datagram(Addr::v4([192, 168, 1, 2]), 123, RESOLVER, 123));

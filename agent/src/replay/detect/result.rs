@@ -54,6 +54,8 @@ pub struct Counts {
     pub flows: u64,
     /// Devices known at the end.
     pub devices: usize,
+    /// Hosts with public addresses taken for devices because a DNS resolver answered them.
+    pub taken_for_devices: usize,
     /// Devices with a baseline at the end.
     pub baselines: usize,
     /// Findings in what was to be learned: each made its device start over.
