@@ -161,6 +161,14 @@ fn name_after_name_that_is_missing_below_one_domain_is_reported() {
 }
 
 #[test]
+fn a_limit_of_missing_names_too_large_to_multiply_is_never_reached() {
+    let (mut dns, config) = (Dns::new(), RuleConfig { absent_names: u32::MAX / 2, ..RuleConfig::default() });
+    let usual = DnsContext { is_usual: true, ..DnsContext::default() };
+    let missing = message(7, "nx.vendor.com", A, Some(3));
+    assert!(dns.message(&config, &missing, usual, S).is_none());
+}
+
+#[test]
 fn a_flood_of_missing_names_is_found_and_one_name_asked_for_ever_is_a_fault() {
     let flood = |number: u64| message(7, &format!("w{number}.victim.example"), A, Some(3));
     let (number, found) = play(500, S / 50, DnsContext::default(), flood).unwrap();
