@@ -61,7 +61,10 @@ impl Amplification {
         }
         let asked = contact.record.out.bytes.saturating_sub(before.bytes_out);
         let answered = contact.record.inward.bytes.saturating_sub(before.bytes_in);
-        if let Some(name) = amplifier(contact.port) {
+        let was_answered = contact.record.inward.packets > 0;
+        if let Some(name) = amplifier(contact.port)
+            && was_answered
+        {
             let key = (contact.subject, contact.victim, contact.port);
             let volume = self.pairs.get_or_insert_mut(key, Volume::default);
             volume.add(contact.now_ns, asked, answered);
@@ -80,8 +83,8 @@ impl Amplification {
                 found.push(finding(contact, technique, "amplification_out", 0.85, volume.begin_ns, detail));
             }
         } else if let Some(name) = amplifier(contact.source_port)
-            && contact.port >= 1_024
-            && contact.record.inward.packets == 0
+            && contact.port != contact.source_port
+            && !was_answered
         {
             let key = (contact.subject, contact.victim, contact.source_port);
             let pair = self.pairs.get_or_insert_mut(key, Volume::default);
@@ -118,7 +121,8 @@ impl Amplification {
     }
 }
 
-/// Services over UDP that have been used as amplifiers (US-CERT alert TA14-017A).
+/// Services over UDP that have been used as amplifiers (US-CERT alert TA14-017A, and those found since). Where answers are sent is the
+/// attacker's choice; only servers among themselves talk from the service's port to the same.
 const fn amplifier(port: u16) -> Option<&'static str> {
     Some(match port {
         17 => "QOTD",
@@ -127,11 +131,18 @@ const fn amplifier(port: u16) -> Option<&'static str> {
         69 => "TFTP",
         111 => "portmap",
         123 => "NTP",
+        137 => "NetBIOS",
         161 => "SNMP",
         389 => "CLDAP",
+        520 => "RIP",
+        1_434 => "MS SQL browser",
         1_900 => "SSDP",
+        3_283 => "ARMS",
         3_702 => "WS-Discovery",
+        5_353 => "mDNS",
+        5_683 => "CoAP",
         11_211 => "memcached",
+        37_810 => "DHCPDiscover",
         _ => return None,
     })
 }
@@ -153,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_device_used_as_an_amplifier() {
-        for port in [53, 123, 1_900] {
+        for port in [53, 123, 1_900, 5_683] {
             let mut script = Script::default();
             for step in 0..2_000u64 {
                 let (from, to) = (outside(7, 80), inside(7, port));
@@ -177,6 +188,17 @@ mod tests {
     }
 
     #[test]
+    fn forged_questions_may_name_any_port() {
+        for port in [53, 80, 443] {
+            let mut script = Script::default();
+            for step in 0..2_000u64 {
+                script.udp(step * 2 * MS, outside(5, 11_211), inside(7, port), 1_400);
+            }
+            caught_within(&mut script, "amplification_in", Subject::Remote(outside(5, 0).0.into()), 9 * S);
+        }
+    }
+
+    #[test]
     fn a_busy_resolver_and_big_answers_that_were_asked_for_are_honest() {
         let mut script = Script::default();
         for step in 0..1_000u64 {
@@ -186,6 +208,8 @@ mod tests {
             // A resolver behind the gateway that strangers may ask.
             let (from, to) = (outside(step as u32, 40_000), inside(8, 53));
             script.udp(step * 20 * MS, from, to, 40).udp(step * 20 * MS + MS, to, from, 300);
+            // Servers among themselves.
+            script.udp(step * 20 * MS, outside(2, 53), inside(8, 53), 1_200);
         }
         honest(&mut script, 30 * S);
     }
