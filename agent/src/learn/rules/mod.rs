@@ -202,6 +202,9 @@ impl Rules {
             self.slow_scans.outcome(contact, outcome);
             self.spoofing.outcome(contact, outcome);
         }
+        if outcome == Outcome::Refused {
+            self.stealth.refused(&self.config, contact, found);
+        }
         if outcome == Outcome::Answered && !before.answered {
             self.floods.completed(contact);
         }

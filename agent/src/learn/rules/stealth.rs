@@ -1,7 +1,9 @@
 //! Stealth scans: TCP segments that begin with flags with which no connection begins, sent to tell open from closed ports.
 //!
 //! Without SYN, ACK or RST (none at all, FIN, FIN-PSH-URG), or with SYN beside FIN or RST, a first segment is no stack's own
-//! doing (RFC 9293), so a few to different ports or hosts are evidence however slowly they come and whatever is answered.
+//! doing (RFC 9293), so a few to different ports or hosts are evidence however slowly they come and whatever is answered. A first
+//! segment with ACK or RST may be a late one of a connection that nobody saw begin; towards many services of one host, each of which
+//! refuses it, it is a probe for what a firewall lets through.
 
 use std::{net::IpAddr, num::NonZeroUsize};
 
@@ -16,11 +18,13 @@ const WINDOW_NS: u64 = 60 * SECOND_NS;
 
 pub(super) struct StealthScans {
     probes: LruCache<Subject, Tries<(IpAddr, u16)>>,
+    /// Ports of a host that refused what continues no connection.
+    strays: LruCache<(Subject, IpAddr), Tries<u16>>,
 }
 
 impl StealthScans {
     pub(super) fn new() -> Self {
-        Self { probes: LruCache::new(MAX_SOURCES) }
+        Self { probes: LruCache::new(MAX_SOURCES), strays: LruCache::new(MAX_SOURCES) }
     }
 
     pub(super) fn started(&mut self, config: &RuleConfig, contact: &Contact<'_>, found: &mut Vec<Finding>) {
@@ -46,8 +50,35 @@ impl StealthScans {
         }
     }
 
+    /// A flow that was refused.
+    pub(super) fn refused(&mut self, config: &RuleConfig, contact: &Contact<'_>, found: &mut Vec<Finding>) {
+        let flags = contact.record.out.tcp_flags;
+        // From a service to its clients' ports come late segments.
+        let is_stray = flags & tcp_flag::SYN == 0 && contact.source_port > contact.port;
+        if contact.protocol != proto::TCP || !is_stray || contact.record.inward.payload_bytes > 0 {
+            return;
+        }
+        let strays = self.strays.get_or_insert_mut((contact.subject, contact.victim), Tries::new);
+        let room = config.vertical_ports as usize * 4;
+        strays.note(contact.port, contact.now_ns, WINDOW_NS, WINDOW_NS, room);
+        strays.settle(contact.port, Outcome::Refused);
+        let tally = strays.since(contact.now_ns.saturating_sub(WINDOW_NS), contact.now_ns, 0);
+        if tally.tried >= config.vertical_ports {
+            let detail = format!(
+                "{} ports of {} tried in {} with segments of no connection, all refused, last {flags:#04x} to port {}",
+                tally.tried,
+                contact.victim,
+                seconds(tally.first_ns, contact.now_ns),
+                contact.port
+            );
+            let technique = discovery(&contact.subject);
+            found.push(finding(contact, technique, "stealth_scan", 0.9, tally.first_ns, detail));
+        }
+    }
+
     pub(super) fn forget(&mut self, about: &impl Fn(&Subject) -> bool) {
         forget(&mut self.probes, about);
+        forget(&mut self.strays, |(subject, _)| about(subject));
     }
 }
 
@@ -81,6 +112,36 @@ mod tests {
             let remote = Subject::Remote(outside(7, 0).0.into());
             caught_within(&mut script, "stealth_scan", remote, 3 * S);
         }
+    }
+
+    #[test]
+    fn what_continues_no_connection_to_many_services_of_a_host_is_a_stealth_scan() {
+        for flags in [ACK, FIN | ACK] {
+            let mut script = Script::default();
+            for port in 0..100u16 {
+                let (from, to) = (outside(7, 40_000), inside(7, 20 + port));
+                let at = u64::from(port) * S / 50;
+                script.packet(at, from, to, proto::TCP, flags, 0);
+                script.packet(at + S / 1_000, to, from, proto::TCP, RST, 0);
+            }
+            let remote = Subject::Remote(outside(7, 0).0.into());
+            caught_within(&mut script, "stealth_scan", remote, S);
+        }
+    }
+
+    #[test]
+    fn late_segments_to_a_host_that_forgot_its_connections_are_honest() {
+        let mut script = Script::default();
+        for port in 0..100u16 {
+            let (server, client) = (outside(7, 443), inside(7, 40_000 + port));
+            let at = u64::from(port) * S / 50;
+            script.packet(at, server, client, proto::TCP, ACK, 200);
+            script.packet(at + S / 1_000, client, server, proto::TCP, RST, 0);
+            let (client, server) = (inside(8, 40_000 + port), outside(8, 443));
+            script.packet(at, client, server, proto::TCP, FIN | ACK, 0);
+            script.packet(at + S / 1_000, server, client, proto::TCP, RST, 0);
+        }
+        honest(&mut script, 60 * S);
     }
 
     #[test]
