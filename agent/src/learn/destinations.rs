@@ -14,7 +14,7 @@ use super::{
     config::RuleConfig,
     contact::Contact,
     finding::{Finding, Subject},
-    rules::{MILLI_NS, SECOND_NS, finding, forget, is_chatty, seconds},
+    rules::{MILLI_NS, SECOND_NS, finding, forget, is_chatty, is_traceroute, seconds},
     technique::Technique,
 };
 
@@ -27,6 +27,8 @@ const BURSTS_NS: [u64; 3] = [250 * MILLI_NS, 10 * SECOND_NS, 60 * SECOND_NS];
 const BURSTS_APART: u64 = 3;
 /// Hosts in a baseline from which on its device turns to ever new addresses of web services, as those in clouds have.
 const MANY_HOSTS: usize = 16;
+/// Confidence in what such a device may honestly do, and in what others fetch from a device: it needs a second sign.
+const DOUBTFUL_SCORE: f64 = 0.55;
 /// Bytes are added up over this long.
 const VOLUME_NS: u64 = 3_600 * SECOND_NS;
 /// Packets a second from which on a large upload over UDP that nobody answers is a flood.
@@ -202,9 +204,17 @@ fn beacon(
         rhythm.gap_ns / SECOND_NS as f64,
         rhythm.jitter * 100.0
     );
-    let is_web = contact.protocol == proto::TCP && matches!(contact.port, 80 | 443);
-    let score = if is_web && past.hosts >= MANY_HOSTS { 0.55 } else { 0.85 };
+    let is_web = contact.protocol == proto::TCP && is_web(contact);
+    let score = if is_web && past.hosts >= MANY_HOSTS { DOUBTFUL_SCORE } else { 0.85 };
     Some(finding(contact, Technique::COMMAND_AND_CONTROL, "beacon", score, first_ns, detail))
+}
+
+const fn is_web(contact: &Contact<'_>) -> bool {
+    match contact.protocol {
+        proto::TCP => matches!(contact.port, 80 | 443),
+        proto::UDP => contact.port == 443,
+        _ => false,
+    }
 }
 
 /// Whether contacts come as regularly as a beacon's and are no habit.
@@ -219,14 +229,15 @@ pub(super) fn is_beat(config: &RuleConfig, port: u16, past: Past<'_>, rhythm: Rh
     !is_habit && rhythm.jitter <= config.beacon_jitter && (shortest_ns..=longest_ns).contains(&rhythm.gap_ns)
 }
 
-/// Whether a volume sent to a destination that the baseline does not know is out of all proportion.
+/// Whether a volume sent to a destination that the baseline does not know is out of all proportion. What somebody fetches from a device is
+/// that host's doing.
 pub(super) fn exfiltration(
     config: &RuleConfig,
     contact: &Contact<'_>,
     device: DeviceKey,
     destination: IpAddr,
     (sent, received): (u64, u64),
-    largest_upload: u64,
+    (past, largest_upload): (Past<'_>, u64),
 ) -> Option<Finding> {
     let limit = (config.exfil_min_bytes as f64).max(largest_upload as f64 * config.exfil_baseline_factor);
     let one_sided = sent as f64 >= received as f64 * config.exfil_out_ratio;
@@ -254,8 +265,14 @@ pub(super) fn exfiltration(
     } else {
         (Technique::EXFILTRATION, "exfiltration")
     };
-    let found = finding(contact, technique, rule, 0.88, first_ns, detail);
-    Some(Finding { subject: super::Subject::Device(device), victim: Some(destination), ..found })
+    let is_fetched = contact.ends.initiator.is_none();
+    let is_doubtful = is_fetched || (!thrown && past.hosts >= MANY_HOSTS && is_web(contact));
+    let score = if is_doubtful { DOUBTFUL_SCORE } else { 0.88 };
+    let found = finding(contact, technique, rule, score, first_ns, detail);
+    if is_fetched {
+        return Some(found);
+    }
+    Some(Finding { subject: Subject::Device(device), victim: Some(destination), ..found })
 }
 
 fn megabytes(bytes: u64) -> f64 {
@@ -264,6 +281,7 @@ fn megabytes(bytes: u64) -> f64 {
 
 pub(super) fn is_regular_by_nature(contact: &Contact<'_>) -> bool {
     !matches!(contact.protocol, proto::TCP | proto::UDP)
+        || is_traceroute(contact)
         || (is_chatty(contact.protocol, contact.port) && contact.port != 443)
         || (contact.protocol == proto::TCP && matches!(contact.port, 53 | 853))
 }

@@ -361,7 +361,8 @@ impl Learner {
             state.largest_upload = state.largest_upload.max(volume.0);
         } else if state.known.get(&outside).is_none() {
             let config = self.rules.config();
-            found.extend(exfiltration(config, contact, device, outside, volume, state.largest_upload));
+            let before = (state.past(), state.largest_upload);
+            found.extend(exfiltration(config, contact, device, outside, volume, before));
             if contact.ends.initiator.is_some() {
                 found.extend(Destinations::udp_beacon(config, contact, state.past()));
             }

@@ -245,6 +245,53 @@ fn a_stream_that_nobody_answers_is_a_flood_and_no_exfiltration() {
     assert!(found.contains(&"udp_flood") && !found.contains(&"exfiltration"), "{found:?}");
 }
 
+fn upload(from: End, to: End) -> Script {
+    let mut script = Script::default();
+    script.tcp(0, (from, to), (21_000, 1_400), (7_000, 0), MS / 7, true);
+    script
+}
+
+#[test]
+fn what_a_device_of_many_hosts_uploads_to_a_new_web_host_is_only_told() {
+    let mut sim = Sim::with(quick());
+    let mut script = Script::default();
+    (0..22).for_each(|n| minute(&mut script, n));
+    for host in 0..20u16 {
+        let ends = (inside(SENSOR, 50_000 + host), outside(100 + u32::from(host), 443));
+        script.tcp(u64::from(host) * 50 * S, ends, (6, 300), (9, 1_200), S / 10, true);
+    }
+    sim.play(&mut script, 1_380 * S);
+    for (port, is_sure) in [(443, false), (2_022, true)] {
+        let found = sim.play(&mut upload(inside(SENSOR, 50_100), outside(500, port)), 10 * S);
+        let finding = found.iter().find(|(_, finding)| finding.rule == Some("exfiltration")).unwrap();
+        assert_eq!(finding.1.score > 0.6, is_sure, "{finding:?}");
+    }
+}
+
+#[test]
+fn what_is_fetched_from_a_device_is_laid_to_who_fetched_it() {
+    let mut sim = learned();
+    let mut script = Script::default();
+    let ends = (outside(500, 50_000), inside(SENSOR, 443));
+    script.tcp(0, ends, (7_000, 0), (21_000, 1_400), MS / 7, true);
+    let found = sim.play(&mut script, 10 * S);
+    let finding = &found.iter().find(|(_, finding)| finding.rule == Some("exfiltration")).unwrap().1;
+    let remote = Subject::Remote(outside(500, 0).0.into());
+    assert!(finding.subject == remote && finding.score < 0.6, "{finding:?}");
+}
+
+#[test]
+fn calls_to_everybody_on_a_network_and_traceroutes_are_no_beacons() {
+    let mut script = Script::default();
+    for beat in 0..20u64 {
+        let everybody = End([10, 0, 0, 255].into(), 57_621);
+        script.udp(beat * 30 * S, inside(SENSOR, 57_621), everybody, 44);
+        script.udp(beat * 30 * S, inside(SENSOR, 50_000 + beat as u16), outside(500, 33_440), 32);
+    }
+    let found = rules(&learned().play(&mut script, 600 * S));
+    assert!(!found.contains(&"beacon"), "{found:?}");
+}
+
 #[test]
 fn bursts_of_tries_that_fail_have_a_beat() {
     let mut script = Script::default();

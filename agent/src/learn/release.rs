@@ -25,7 +25,7 @@ impl Learner {
             }
             is_meant
         };
-        forget(&mut self.reported, |(subject, technique, _)| about(subject) && !technique.is_empty());
+        forget(&mut self.reported, |(subject, technique, ..)| about(subject) && !technique.is_empty());
         self.signs.forget(&about);
         self.destinations.forget(&about);
         self.inbound.forget(&about);

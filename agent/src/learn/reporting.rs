@@ -16,8 +16,8 @@ use super::{
     technique::Technique,
 };
 
-/// Something reported: subject, technique and rule. A finding of the model has no rule, unless it is strong.
-pub(super) type Report = (Subject, &'static str, Option<&'static str>);
+/// Something reported: subject, technique and rule, and whether it was sure by itself. A finding of the model has no rule.
+pub(super) type Report = (Subject, &'static str, Option<&'static str>, bool);
 
 /// How long after a rule the model is silent about the same device.
 const RULE_EXPLAINS_NS: u64 = 120 * SECOND_NS;
@@ -104,8 +104,10 @@ impl Learner {
         let within = |report: &Report, span_ns: u64| {
             self.reported.peek(report).is_some_and(|at| now_ns.saturating_sub(*at) < span_ns)
         };
-        let explained = finding.rule.is_none() && within(&(finding.subject, "", None), RULE_EXPLAINS_NS);
-        !explained && !within(&name(finding), repeat_ns)
+        let explained =
+            finding.rule.is_none() && within(&(finding.subject, "", None, true), RULE_EXPLAINS_NS);
+        let sure = (finding.subject, finding.technique.id, finding.rule, true);
+        !(explained || within(&name(finding), repeat_ns) || within(&sure, repeat_ns))
     }
 
     /// Drops what was reported already, and what a rule explains; adds up weak signs; lets a learning device start over.
@@ -148,7 +150,7 @@ impl Learner {
         if news {
             self.reported.put(name(finding), now_ns);
             if finding.rule.is_some() && finding.nature() == Nature::Threat && !is_weak(finding) {
-                self.reported.put((finding.subject, "", None), now_ns);
+                self.reported.put((finding.subject, "", None, true), now_ns);
             }
         }
         news
@@ -171,8 +173,8 @@ fn is_strong(finding: &Finding) -> bool {
 }
 
 fn name(finding: &Finding) -> Report {
-    let strong = (finding.rule.is_none() && is_strong(finding)).then_some("strong");
-    (finding.subject, finding.technique.id, finding.rule.or(strong))
+    let is_sure = if finding.rule.is_some() { !is_weak(finding) } else { is_strong(finding) };
+    (finding.subject, finding.technique.id, finding.rule, is_sure)
 }
 
 #[cfg(test)]

@@ -20,13 +20,17 @@ mod testing;
 mod tests;
 mod tries;
 
-use std::{hash::Hash, net::IpAddr};
+use std::{
+    hash::Hash,
+    net::{IpAddr, Ipv4Addr},
+};
 
 pub use arp::ArpClaim;
 pub(super) use arp::{dhcp_spoof, router_spoof};
 pub(super) use dns::DnsContext;
 pub(super) use insist::Standing;
 use lru::LruCache;
+pub(super) use scan::is_traceroute;
 use tidegate_common::{
     device::{DeviceKey, DeviceWindow},
     flow::{FlowRecord, progress},
@@ -330,15 +334,21 @@ pub const fn is_local(address: IpAddr) -> bool {
 /// Whether an address is everybody's on a link: broadcast and link-local groups, not the groups that media are sent to (RFC 5771).
 const fn is_link_wide(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(v4) => v4.is_broadcast() || matches!(v4.octets(), [224, 0, 0, _]),
+        IpAddr::V4(v4) => is_broadcast(v4) || matches!(v4.octets(), [224, 0, 0, _]),
         IpAddr::V6(v6) => matches!(v6.segments()[0], 0xff01 | 0xff02),
     }
+}
+
+/// The limited broadcast address, or that of a private network (RFC 919), whose mask a flow does not tell: of all masks in use, those of 24
+/// bits and of fewer end in 255.
+const fn is_broadcast(address: Ipv4Addr) -> bool {
+    address.is_broadcast() || (address.is_private() && address.octets()[3] == 255)
 }
 
 /// Whether an address is one host's.
 pub(super) fn is_host(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(v4) => !(v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified()),
+        IpAddr::V4(v4) => !(v4.is_multicast() || is_broadcast(v4) || v4.is_unspecified()),
         IpAddr::V6(v6) => !(v6.is_multicast() || v6.is_unspecified()),
     }
 }

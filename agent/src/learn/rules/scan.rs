@@ -262,7 +262,7 @@ const fn is_probable_reply(contact: &Contact<'_>) -> bool {
 }
 
 /// The ports that traceroute counts up (its manual page: 33434 and following).
-const fn is_traceroute(contact: &Contact<'_>) -> bool {
+pub(in crate::learn) const fn is_traceroute(contact: &Contact<'_>) -> bool {
     contact.protocol == proto::UDP && matches!(contact.port, 33_434..=33_626)
 }
 
