@@ -123,7 +123,7 @@ impl Amplification {
 
 /// Services over UDP that have been used as amplifiers (US-CERT alert TA14-017A, and those found since). Where answers are sent is the
 /// attacker's choice; only servers among themselves talk from the service's port to the same.
-const fn amplifier(port: u16) -> Option<&'static str> {
+pub(super) const fn amplifier(port: u16) -> Option<&'static str> {
     Some(match port {
         17 => "QOTD",
         19 => "chargen",

@@ -155,13 +155,14 @@ impl Client {
             (None, None) => return None,
         };
         let Tunnel { names, bytes, entropy, data, first_ns } = tunnel;
+        let score = if tunnel.is_sure(config) { 0.92 } else { DOUBTFUL_SCORE };
         let detail = format!(
             "{names} different names below {below} in {}, {:.0} characters and {entropy:.1} bits a character each, {data} of them \
              for records that hold data: {bytes} bytes carried in names",
             super::seconds(first_ns, now_ns),
             f64::from(bytes) / f64::from(names.max(1)),
         );
-        Some(finding(message, Technique::DNS_TUNNEL, "dns_tunnel", 0.92, first_ns, now_ns, detail))
+        Some(finding(message, Technique::DNS_TUNNEL, "dns_tunnel", score, first_ns, now_ns, detail))
     }
 
     fn failed(
@@ -263,7 +264,8 @@ impl Client {
             super::seconds(first_ns, now_ns),
             message.name
         );
-        let score = if f64::from(generated) >= 0.6 * domains.len() as f64 { 0.9 } else { 0.7 };
+        // Where a resolver refuses what it blocks, words are missing, too.
+        let score = if f64::from(generated) >= 0.6 * domains.len() as f64 { 0.9 } else { DOUBTFUL_SCORE };
         Some(finding(
             message,
             Technique::GENERATED_DOMAINS,
@@ -285,6 +287,17 @@ struct Tunnel {
     first_ns: u64,
 }
 
+impl Tunnel {
+    /// Long names, or answers that hold data. Short ones slowly may as well be a block list's or a search list's, asked for addresses.
+    fn is_sure(&self, config: &RuleConfig) -> bool {
+        self.holds_data() || self.bytes >= config.dns_tunnel_bytes * self.names
+    }
+
+    fn holds_data(&self) -> bool {
+        self.data * 2 >= self.names
+    }
+}
+
 /// Notes a name; the tunnel that it shows.
 fn tunnels(names: &mut VecDeque<Asked>, asked: Asked, config: &RuleConfig, benefit: u32) -> Option<Tunnel> {
     if asked.bytes == 0 || names.iter().any(|known| known.hash == asked.hash) {
@@ -298,7 +311,7 @@ fn tunnels(names: &mut VecDeque<Asked>, asked: Asked, config: &RuleConfig, benef
     names.push_back(asked);
     let enough = |wanted: u32, tunnel: &Tunnel| {
         // Records that hold data are what the other direction needs.
-        let wanted = if tunnel.data * 2 >= tunnel.names { wanted / 2 } else { wanted };
+        let wanted = if tunnel.holds_data() { wanted / 2 } else { wanted };
         tunnel.names >= (wanted * benefit).min(MAX_NAMES as u32)
             && tunnel.entropy >= config.dns_tunnel_entropy
     };

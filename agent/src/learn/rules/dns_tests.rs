@@ -76,7 +76,35 @@ fn records_that_hold_data_need_half_as_many_names() {
 #[test]
 fn a_slow_tunnel_and_one_of_short_names_are_found_too() {
     let slow = |number| message(7, &format!("{}.tunnel.test", noise(number, 18)), TXT, None);
-    assert!(play(100, 9 * S, DnsContext::default(), slow).is_some());
+    let (_, found) = play(100, 9 * S, DnsContext::default(), slow).unwrap();
+    assert_eq!(found.score, 0.92, "{}", found.detail);
+}
+
+#[test]
+fn short_names_asked_for_addresses_are_told_and_no_more() {
+    let listed = |number: u64| {
+        let [.., a, b, c, d] = (number * 2_654_435_761).to_be_bytes();
+        message(7, &format!("{a}.{b}.{c}.{d}.zen.blocklist.test"), A, None)
+    };
+    let (_, found) = play(200, 4 * S, DnsContext::default(), listed).unwrap();
+    assert_eq!(found.nature(), crate::learn::finding::Nature::Anomaly, "{}", found.detail);
+}
+
+#[test]
+fn words_that_a_resolver_refuses_are_told_and_no_more() {
+    const WORDS: [&str; 4] = ["tracker", "banner", "metric", "pixel"];
+    let refused = |number: u64| {
+        let (one, two) = (WORDS[number as usize % 4], WORDS[(number / 4) as usize % 4]);
+        message(
+            7,
+            &format!("a.{one}{two}{}.com", ["s", "ing", "er", "ed"][(number / 16) as usize % 4]),
+            A,
+            Some(3),
+        )
+    };
+    let (_, found) = play(60, S, DnsContext::default(), refused).unwrap();
+    assert_eq!(found.rule, Some("generated_domains"));
+    assert_eq!(found.nature(), crate::learn::finding::Nature::Anomaly, "{}", found.detail);
 }
 
 #[test]

@@ -12,7 +12,8 @@ use tidegate_common::{
 };
 
 use super::{
-    Contact, MILLI_NS, Outcome, SECOND_NS, discovery, finding, forget, is_chatty, seconds, tries::Tries,
+    Contact, MILLI_NS, Outcome, SECOND_NS, amplify::amplifier, discovery, finding, forget, is_chatty,
+    seconds, tries::Tries,
 };
 use crate::learn::{Finding, RuleConfig, Subject, Technique};
 
@@ -22,6 +23,8 @@ const MAX_SERVICES: NonZeroUsize = NonZeroUsize::new(2_048).unwrap();
 const FORGET_NS: u64 = 600 * SECOND_NS;
 /// Probable replies to conversations nobody saw begin must be this many times as many.
 const REPLY_FACTOR: u32 = 4;
+/// Confidence in tries over UDP that may be those of a peer among peers or of a game looking for servers.
+const DOUBTFUL_SCORE: f64 = 0.55;
 /// How long an answer may take before a try to a host counts as failed.
 const GRACE_NS: u64 = 700 * MILLI_NS;
 
@@ -192,7 +195,12 @@ fn horizontal(
         "{} different hosts tried {what} in {took}, {} unanswered or refused",
         tally.tried, tally.failed
     );
-    let score = if is_worm_port(protocol, port) { 0.97 } else { 0.92 };
+    let score = match protocol {
+        proto::TCP if is_worm_port(protocol, port) => 0.97,
+        // That somebody answered is known with a flow's next report, which of a question and its answer comes when both are long over.
+        proto::UDP if port >= 1_024 && amplifier(port).is_none() => DOUBTFUL_SCORE,
+        _ => 0.92,
+    };
     Some(Finding {
         subject,
         victim,
@@ -258,7 +266,8 @@ const fn is_worm_port(protocol: u8, port: u16) -> bool {
 /// A UDP packet from a service port to an ephemeral one answers something nobody saw, or a multicast question.
 const fn is_probable_reply(contact: &Contact<'_>) -> bool {
     let from_service = contact.source_port < 1_024 || is_chatty(contact.protocol, contact.source_port);
-    contact.protocol == proto::UDP && from_service && contact.port >= 1_024
+    let is_lease = matches!((contact.source_port, contact.port), (67, 68));
+    contact.protocol == proto::UDP && (is_lease || (from_service && contact.port >= 1_024))
 }
 
 /// The ports that traceroute counts up (its manual page: 33434 and following).

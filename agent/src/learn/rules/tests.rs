@@ -138,6 +138,27 @@ fn telnet_scanning_like_mirai() {
 }
 
 #[test]
+fn a_peer_that_looks_for_others_is_told_and_leases_are_no_scan() {
+    let mut script = Script::default();
+    for host in 0..120u32 {
+        let (peer, server) = (inside(INFECTED, 27_005), outside(host * 77, 27_015));
+        let at = u64::from(host) * 50 * MS;
+        script.udp(at, peer, server, 25);
+        if host % 4 != 0 {
+            script.udp(at + 80 * MS, server, peer, 200);
+        }
+        script.udp(at, inside(9, 67), inside(100 + host as u8, 68), 300);
+    }
+    let found = Sim::new().play(&mut script, 30 * S);
+    let scans: Vec<_> = found.iter().filter(|(_, finding)| finding.rule == Some("horizontal_scan")).collect();
+    assert!(!scans.is_empty(), "{found:?}");
+    assert!(
+        scans.iter().all(|(_, finding)| finding.subject == infected() && finding.score < 0.6),
+        "{scans:?}"
+    );
+}
+
+#[test]
 fn a_sweep_of_hosts_by_tcp_udp_and_ping() {
     for (protocol, port) in [(proto::TCP, 8_080), (proto::UDP, 161), (proto::ICMP, 0)] {
         let mut script = Script::default();
