@@ -282,6 +282,9 @@ impl Learner {
 
     /// What is known of the two ends of a flow.
     fn standing(&self, contact: &Contact<'_>) -> Standing {
+        if self.is_used(contact) {
+            return Standing::Used;
+        }
         match contact.subject {
             Subject::Remote(source) if self.inbound.has_met(&source) => Standing::Known,
             Subject::Remote(_) => Standing::New,
@@ -300,6 +303,18 @@ impl Learner {
                 _ => Standing::Unlearned,
             },
         }
+    }
+
+    /// Whether the baseline of a device at either end knows of the service.
+    fn is_used(&self, contact: &Contact<'_>) -> bool {
+        let knows = |device: Option<DeviceKey>, peer, by_device| {
+            device.and_then(|device| self.devices.peek(&device)).is_some_and(|state| {
+                state.phase == Phase::Ready
+                    && state.services.are_known(peer, contact.protocol, contact.port, by_device)
+            })
+        };
+        knows(contact.ends.initiator, contact.victim, true)
+            || knows(contact.ends.responder, contact.source, false)
     }
 
     /// The kernel cut a flow of a device by the device's own model.

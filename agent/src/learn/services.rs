@@ -145,6 +145,15 @@ impl Services {
         self.known.iter().any(|(service, ())| is_it(service))
     }
 
+    /// Whether a service of one peer is known, used or offered.
+    pub(super) fn are_known(&self, peer: IpAddr, protocol: u8, port: u16, by_device: bool) -> bool {
+        let is_it = |service: &Service| {
+            (service.peer, service.protocol, service.port, service.by_device)
+                == (peer, protocol, port, by_device)
+        };
+        self.known.iter().any(|(service, ())| is_it(service))
+    }
+
     /// A trusted resolver gave the device this address for a name. Names last, as a description must not change with every answer.
     pub(super) fn named(&mut self, address: IpAddr, name: &str) {
         self.names.put(address, name.into());

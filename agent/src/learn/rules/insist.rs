@@ -35,6 +35,8 @@ const REQUESTS: usize = 4;
 /// What is known of the two ends of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::learn) enum Standing {
+    /// The baseline knows the very service that one uses of the other.
+    Used,
     /// They belong together: the baseline knows of it, or a device turned to this host before.
     Known,
     /// A host outside that no device turned to, or a device with a baseline that does not know the destination.
@@ -84,7 +86,7 @@ impl Insistence {
         standing: Standing,
         found: &mut Vec<Finding>,
     ) {
-        if contact.protocol != proto::TCP || standing == Standing::Known {
+        if contact.protocol != proto::TCP || matches!(standing, Standing::Used | Standing::Known) {
             return;
         }
         let key = (contact.subject, contact.victim, contact.port);
@@ -106,7 +108,7 @@ impl Insistence {
         found: &mut Vec<Finding>,
     ) {
         let key = (contact.subject, contact.victim, contact.port);
-        if contact.protocol != proto::TCP || standing == Standing::Known {
+        if contact.protocol != proto::TCP || matches!(standing, Standing::Used | Standing::Known) {
             return;
         }
         let Some(calls) = self.services.get_mut(&key) else { return };
