@@ -299,7 +299,14 @@ impl Learner {
                         Standing::Unlearned
                     }
                 }
-                Some(state) if state.phase == Phase::Ready => Standing::New,
+                Some(state) if state.phase == Phase::Ready => {
+                    let is_outside = contact.ends.responder.is_none();
+                    if is_outside && state.services.are_used_widely(contact.protocol, contact.port) {
+                        Standing::Unlearned
+                    } else {
+                        Standing::New
+                    }
+                }
                 _ => Standing::Unlearned,
             },
         }
