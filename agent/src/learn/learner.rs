@@ -282,6 +282,9 @@ impl Learner {
 
     /// What is known of the two ends of a flow.
     fn standing(&self, contact: &Contact<'_>) -> Standing {
+        if self.is_used(contact) {
+            return Standing::Used;
+        }
         match contact.subject {
             Subject::Remote(source) if self.inbound.has_met(&source) => Standing::Known,
             Subject::Remote(_) => Standing::New,
@@ -296,10 +299,29 @@ impl Learner {
                         Standing::Unlearned
                     }
                 }
-                Some(state) if state.phase == Phase::Ready => Standing::New,
+                Some(state) if state.phase == Phase::Ready => {
+                    let is_outside = contact.ends.responder.is_none();
+                    if is_outside && state.services.are_used_widely(contact.protocol, contact.port) {
+                        Standing::Unlearned
+                    } else {
+                        Standing::New
+                    }
+                }
                 _ => Standing::Unlearned,
             },
         }
+    }
+
+    /// Whether the baseline of a device at either end knows of the service.
+    fn is_used(&self, contact: &Contact<'_>) -> bool {
+        let knows = |device: Option<DeviceKey>, peer, by_device| {
+            device.and_then(|device| self.devices.peek(&device)).is_some_and(|state| {
+                state.phase == Phase::Ready
+                    && state.services.are_known(peer, contact.protocol, contact.port, by_device)
+            })
+        };
+        knows(contact.ends.initiator, contact.victim, true)
+            || knows(contact.ends.responder, contact.source, false)
     }
 
     /// The kernel cut a flow of a device by the device's own model.

@@ -19,6 +19,8 @@ use super::{bounded::bounded, contact::Contact, device::Phase, rules::is_host, v
 const MOST: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 /// Services of one device that wait.
 const WAITING: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+/// Hosts outside from which on a device turns to ever new ones.
+const MANY_HOSTS: usize = 16;
 /// From here on systems choose the ports of their clients; those of services are below.
 const FIRST_CLIENT_PORT: u16 = 32_768;
 
@@ -145,6 +147,25 @@ impl Services {
         self.known.iter().any(|(service, ())| is_it(service))
     }
 
+    /// Whether the device turns to many hosts outside there, as browsers do: one more is no news.
+    pub(super) fn are_used_widely(&self, protocol: u8, port: u16) -> bool {
+        let is_it = |service: &Service| {
+            service.by_device
+                && service.whom == Whom::Remote
+                && (service.protocol, service.port) == (protocol, port)
+        };
+        self.known.iter().filter(|(service, ())| is_it(service)).count() >= MANY_HOSTS
+    }
+
+    /// Whether a service of one peer is known, used or offered.
+    pub(super) fn are_known(&self, peer: IpAddr, protocol: u8, port: u16, by_device: bool) -> bool {
+        let is_it = |service: &Service| {
+            (service.peer, service.protocol, service.port, service.by_device)
+                == (peer, protocol, port, by_device)
+        };
+        self.known.iter().any(|(service, ())| is_it(service))
+    }
+
     /// A trusted resolver gave the device this address for a name. Names last, as a description must not change with every answer.
     pub(super) fn named(&mut self, address: IpAddr, name: &str) {
         self.names.put(address, name.into());
@@ -228,5 +249,17 @@ mod tests {
         (0..5_000).for_each(|port| _ = services.met(service(port), Phase::Ready, 0));
         services.adopt(u64::MAX);
         assert_eq!(services.list().len(), MOST.get());
+    }
+
+    #[test]
+    fn a_browser_turns_to_many_hosts_by_one_port() {
+        let mut services = Services::default();
+        for host in 0..MANY_HOSTS as u8 {
+            assert!(!services.are_used_widely(6, 443));
+            let peer = [192, 0, 2, host].into();
+            services.met(Service { peer, ..service(443) }, Phase::Learning, 0);
+            services.met(Service { by_device: false, peer, ..service(80) }, Phase::Learning, 0);
+        }
+        assert!(services.are_used_widely(6, 443) && !services.are_used_widely(6, 80));
     }
 }

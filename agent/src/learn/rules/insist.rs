@@ -10,15 +10,18 @@ use std::{collections::VecDeque, net::IpAddr, num::NonZeroUsize};
 use lru::LruCache;
 use tidegate_common::{flow::FlowRecord, parse::proto};
 
-use super::{Contact, Outcome, SECOND_NS, finding, forget, outcome, seconds};
+use super::{
+    Contact, Outcome, SECOND_NS, brute, finding, forget, has_finished, is_local, outcome, seconds,
+    series::{are_alike, are_refusals, are_repeated, different},
+};
 use crate::learn::{Finding, RuleConfig, Subject, Technique};
 
 const MAX_SERVICES: NonZeroUsize = NonZeroUsize::new(1_024).unwrap();
 /// Calls remembered of one source to one service.
 const MAX_CALLS: usize = 128;
 const FORGET_NS: u64 = 900 * SECOND_NS;
-/// How long an answer may take before a call counts as failed.
-const GRACE_NS: u64 = 3 * SECOND_NS;
+/// How long an answer may take before a call counts as failed: of one that goes on, the kernel says so every 30 s.
+const GRACE_NS: u64 = 35 * SECOND_NS;
 /// Share of failing calls that may be answered.
 const FEW: f64 = 0.1;
 /// A short call has at most so many packets in both directions and lasts no longer.
@@ -29,12 +32,15 @@ const HELD_NS: u64 = 10 * SECOND_NS;
 const IDLE_PACKETS_PER_S: u64 = 2;
 /// Hosts called alike from which on it is a round.
 const ROUND: usize = 3;
-/// Different request sizes up to which calls repeat one request rather than try one password after the other.
-const REQUESTS: usize = 4;
+/// What a call brought is content if it is longer than the handshake of TLS, or so long and came when that was over.
+const CONTENT: u64 = 6_000;
+const LATE_CONTENT: u64 = 1_000;
 
 /// What is known of the two ends of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::learn) enum Standing {
+    /// The baseline knows the very service that one uses of the other.
+    Used,
     /// They belong together: the baseline knows of it, or a device turned to this host before.
     Known,
     /// A host outside that no device turned to, or a device with a baseline that does not know the destination.
@@ -57,6 +63,9 @@ struct Call {
     begun_ns: u64,
     packets: u64,
     payload_out: u64,
+    payload_in: u64,
+    /// Answered with content.
+    is_served: bool,
     state: State,
 }
 
@@ -70,6 +79,8 @@ struct Sign {
     rule: &'static str,
     first_ns: u64,
     what: String,
+    /// Something honest does the same.
+    is_doubtful: bool,
 }
 
 impl Insistence {
@@ -84,7 +95,7 @@ impl Insistence {
         standing: Standing,
         found: &mut Vec<Finding>,
     ) {
-        if contact.protocol != proto::TCP || standing == Standing::Known {
+        if contact.protocol != proto::TCP || matches!(standing, Standing::Used | Standing::Known) {
             return;
         }
         let key = (contact.subject, contact.victim, contact.port);
@@ -93,7 +104,14 @@ impl Insistence {
             calls.pop_front();
         }
         let begun_ns = contact.record.first_ns();
-        calls.push_back(Call { begun_ns, packets: 1, payload_out: 0, state: State::Open });
+        calls.push_back(Call {
+            begun_ns,
+            packets: 1,
+            payload_out: 0,
+            payload_in: 0,
+            is_served: false,
+            state: State::Open,
+        });
         self.judge(config, contact, standing, found);
     }
 
@@ -106,7 +124,7 @@ impl Insistence {
         found: &mut Vec<Finding>,
     ) {
         let key = (contact.subject, contact.victim, contact.port);
-        if contact.protocol != proto::TCP || standing == Standing::Known {
+        if contact.protocol != proto::TCP || matches!(standing, Standing::Used | Standing::Known) {
             return;
         }
         let Some(calls) = self.services.get_mut(&key) else { return };
@@ -117,13 +135,21 @@ impl Insistence {
             return;
         }
         let ended = ended || contact.record.is_closed();
-        let FlowRecord { out, .. } = contact.record;
+        let FlowRecord { out, inward, .. } = contact.record;
         let took_ns = contact.record.last_ns().saturating_sub(begun_ns);
         call.packets = contact.record.packets();
         call.payload_out = out.payload_bytes;
+        call.payload_in = inward.payload_bytes;
+        // A handshake makes a call be reported when it begins.
+        let is_late = call.state == State::Open && took_ns >= HELD_NS && call.payload_in >= LATE_CONTENT;
+        call.is_served |= is_late || call.payload_in >= CONTENT;
         call.state = match outcome(contact.protocol, contact.record) {
             Outcome::Answered if !ended => State::Talking,
-            Outcome::Answered if call.packets <= SHORT_PACKETS && took_ns <= SHORT_NS => State::Short,
+            Outcome::Answered
+                if has_finished(contact.record) && call.packets <= SHORT_PACKETS && took_ns <= SHORT_NS =>
+            {
+                State::Short
+            }
             Outcome::Answered => State::Long,
             Outcome::Refused => State::Failed,
             Outcome::Open if ended => State::Failed,
@@ -142,11 +168,11 @@ impl Insistence {
         let Some(calls) = self.services.peek(&(contact.subject, contact.victim, contact.port)) else {
             return;
         };
-        let score = if standing == Standing::New { 0.75 } else { 0.55 };
         let repeated = alike(config, contact, calls).filter(|_| !self.is_round(config, contact));
         let signs = [failing(config, contact, calls), repeated, held(config, contact, calls)];
         for sign in signs.into_iter().flatten() {
             let took = seconds(sign.first_ns, contact.now_ns);
+            let score = if standing == Standing::New && !sign.is_doubtful { 0.75 } else { 0.55 };
             let detail = format!("{} port {} of {} in {took}", sign.what, contact.port, contact.victim);
             found.push(finding(contact, sign.technique, sign.rule, score, sign.first_ns, detail));
         }
@@ -200,7 +226,13 @@ fn failing(config: &RuleConfig, contact: &Contact<'_>, calls: &VecDeque<Call>) -
         Subject::Remote(_) => Technique::ACTIVE_SCANNING,
     };
     let what = format!("{failed} calls without an answer or refused by");
-    is_sign.then_some(Sign { technique, rule: "failing_calls", first_ns, what })
+    // Who gives orders is outside; a neighbour that is called in vain is out of order.
+    let is_doubtful = is_neighbour(contact);
+    is_sign.then_some(Sign { technique, rule: "failing_calls", first_ns, what, is_doubtful })
+}
+
+const fn is_neighbour(contact: &Contact<'_>) -> bool {
+    matches!(contact.subject, Subject::Device(_)) && is_local(contact.victim)
 }
 
 fn alike(config: &RuleConfig, contact: &Contact<'_>, calls: &VecDeque<Call>) -> Option<Sign> {
@@ -212,17 +244,18 @@ fn alike(config: &RuleConfig, contact: &Contact<'_>, calls: &VecDeque<Call>) -> 
     if short.len() < config.alike_calls as usize || others * 4 > short.len() {
         return None;
     }
-    let mut sizes: Vec<u64> = short.iter().map(|call| call.payload_out).collect();
-    sizes.sort_unstable();
-    let (low, high) = (*sizes.first()?, *sizes.last()?);
-    if high > low.saturating_mul(2).saturating_add(64) {
+    let requests = || short.iter().map(|call| call.payload_out);
+    if !are_alike(requests()) {
         return None;
     }
-    sizes.dedup();
     let is_login =
-        matches!(contact.port, 21 | 22 | 23 | 110 | 143 | 993 | 995 | 2222 | 2323 | 3389 | 5900 | 554 | 8554);
+        matches!(brute::service(contact.port), Some(brute::Service::Login(_) | brute::Service::Web("RTSP")));
     let is_web = matches!(contact.port, 80 | 443 | 8000 | 8008 | 8080 | 8081 | 8443 | 8888);
-    let (technique, rule, why) = if is_login || is_web && sizes.len() > REQUESTS {
+    let is_repeated = are_repeated(requests());
+    if is_web && !is_repeated && !are_refusals(short.iter().map(|call| call.payload_in)) {
+        return None;
+    }
+    let (technique, rule, why) = if is_login || is_web && !is_repeated {
         (Technique::BRUTE_FORCE, "patient_brute_force", "short calls with changing contents of like size to")
     } else if is_web || matches!(contact.port, 1883 | 8883) {
         (Technique::SERVICE_FLOOD, "service_flood", "short calls of like size to")
@@ -230,7 +263,11 @@ fn alike(config: &RuleConfig, contact: &Contact<'_>, calls: &VecDeque<Call>) -> 
         (Technique::COMMAND_AND_CONTROL, "insistent_calls", "short calls of like size to")
     };
     let first_ns = short.first().map_or(now_ns, |call| call.begun_ns);
-    Some(Sign { technique, rule, first_ns, what: format!("{} {why}", short.len()) })
+    let what = format!("{} {why}", short.len());
+    // A program that runs one command after the other sends the same each time; devices poll their neighbours.
+    let is_doubtful =
+        is_login && different(requests()) == 1 || rule == "service_flood" && is_neighbour(contact);
+    Some(Sign { technique, rule, first_ns, what, is_doubtful })
 }
 
 fn held(config: &RuleConfig, contact: &Contact<'_>, calls: &VecDeque<Call>) -> Option<Sign> {
@@ -239,7 +276,8 @@ fn held(config: &RuleConfig, contact: &Contact<'_>, calls: &VecDeque<Call>) -> O
         calls.iter().filter(|call| {
             let age_ns = now_ns.saturating_sub(call.begun_ns);
             let idle = call.packets.saturating_mul(SECOND_NS) <= age_ns.saturating_mul(IDLE_PACKETS_PER_S);
-            matches!(call.state, State::Open | State::Talking) && age_ns >= HELD_NS && idle
+            let waits = matches!(call.state, State::Open | State::Talking) && !call.is_served;
+            waits && age_ns >= HELD_NS && idle
         })
     };
     let count = held().count();
@@ -252,6 +290,7 @@ fn held(config: &RuleConfig, contact: &Contact<'_>, calls: &VecDeque<Call>) -> O
         rule: "held_calls",
         first_ns,
         what,
+        is_doubtful: false,
     })
 }
 
@@ -260,6 +299,7 @@ mod tests {
     use super::super::testing::{caught_within, honest};
     use crate::learn::{
         Finding, Subject,
+        learner::tests::{SENSOR, learned},
         testing::{MS, S, Script, device, inside, outside},
     };
 
@@ -315,5 +355,54 @@ mod tests {
             );
         }
         honest(&mut script, 330 * S);
+    }
+
+    #[test]
+    fn connections_kept_for_later_are_neither_short_nor_failed() {
+        let mut script = Script::default();
+        for call in 0..35u64 {
+            let ends = (inside(66, 40_000 + call as u16), outside(9, 443));
+            script.tcp(call * 100 * MS, ends, (1, 517), (1, 1_200), 10 * MS, false);
+        }
+        honest(&mut script, 100 * S);
+    }
+
+    #[test]
+    fn calls_held_open_between_answers_starve_nobody() {
+        for (answer, starves) in [(1_400, false), (0, true)] {
+            let mut sim = learned();
+            let mut script = Script::default();
+            for call in 0..60u64 {
+                let ends = (outside(7, 40_000 + call as u16), inside(7, 443));
+                script.tcp(call * 800 * MS, ends, (5, 60), (5, answer), 11 * S, false);
+            }
+            let found = sim.play(&mut script, 50 * S);
+            let held = found.iter().any(|(_, finding)| finding.rule == Some("held_calls"));
+            assert_eq!(held, starves, "{found:#?}");
+        }
+    }
+
+    #[test]
+    fn a_neighbour_called_in_vain_is_out_of_order_and_gives_no_orders() {
+        for (to, score) in [(inside(200, 9_100), 0.55), (outside(77, 9_100), 0.75)] {
+            let mut script = Script::default();
+            for call in 0..40u64 {
+                script.refused(call * 7 * S, inside(SENSOR, 40_000 + call as u16), to);
+            }
+            let found = learned().play(&mut script, 300 * S);
+            let failing = found.iter().find(|(_, finding)| finding.rule == Some("failing_calls"));
+            assert_eq!(failing.map(|(_, finding)| finding.score), Some(score));
+        }
+    }
+
+    #[test]
+    fn a_stranger_that_reads_page_after_page_guesses_nothing() {
+        let mut script = Script::default();
+        for page in 0..60u64 {
+            let ends = (outside(7, 40_000 + page as u16), inside(7, 443));
+            let got = (3 + page as u32 % 8, 1_300);
+            script.tcp(page * 400 * MS, ends, (1, 900 + (page * 7 % 400) as u32), got, 2 * MS, true);
+        }
+        honest(&mut script, 60 * S);
     }
 }

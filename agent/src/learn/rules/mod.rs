@@ -11,6 +11,7 @@ mod flood;
 mod insist;
 mod lateral;
 mod scan;
+mod series;
 mod slow;
 mod spoof;
 mod stealth;
@@ -94,6 +95,11 @@ pub(super) fn outcome(protocol: u8, record: &FlowRecord) -> Outcome {
         _ if record.inward.packets > 0 => Outcome::Answered,
         _ => Outcome::Open,
     }
+}
+
+/// Whether an end of a TCP connection has said that it is over: what merely falls silent may go on.
+pub(super) const fn has_finished(record: &FlowRecord) -> bool {
+    record.progress & (progress::FIN_OUT | progress::FIN_IN | progress::RESET) != 0
 }
 
 /// Whether the first packet tries to find something out or to begin something, rather than continue what nobody saw begin.
@@ -215,7 +221,7 @@ impl Rules {
         brute::dialogue(&self.config, contact, before, found);
         self.insistence.continued(&self.config, contact, ended, standing, found);
         if ended && outcome == Outcome::Answered {
-            self.brute.ended(&self.config, contact, found);
+            self.brute.ended(&self.config, contact, standing, found);
         }
     }
 
