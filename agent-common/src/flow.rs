@@ -150,7 +150,7 @@ pub struct FlowSide {
     pub ttl: u8,
     /// TCP flag bytes of all packets, or-ed.
     pub tcp_flags: u8,
-    /// Source hardware address of the first packet.
+    /// Source hardware address of the last packet.
     pub src_mac: [u8; 6],
     /// Always zero.
     pub reserved: [u8; 2],
@@ -367,7 +367,6 @@ impl FlowSide {
             self.size_min = u16::MAX;
             self.window = packet.window;
             self.ttl = packet.ttl;
-            self.src_mac = packet.src_mac;
         } else {
             if self.point.0 != point.0 {
                 // A frame that crosses two guarded ports is seen on the way in and on the way out: the way in counts.
@@ -386,6 +385,8 @@ impl FlowSide {
             let ticks = gap_ns >> 10;
             self.iat_sum_sq = self.iat_sum_sq.wrapping_add(ticks.wrapping_mul(ticks));
         }
+        // An address may move while its conversations go on: then the one who has it now sent, not the one before.
+        self.src_mac = packet.src_mac;
         if self.packets < u64::from(u16::MAX) {
             self.flag_lanes[0] += spread(packet.tcp_flags & 0x0f);
             self.flag_lanes[1] += spread(packet.tcp_flags >> 4);

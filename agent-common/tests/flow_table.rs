@@ -232,3 +232,14 @@ proptest! {
         prop_assert_eq!(record.last_ns(), packets.iter().map(|packet| packet.3).max().unwrap_or(0));
     }
 }
+
+#[test]
+fn who_takes_an_address_over_goes_on_with_its_conversations() {
+    const SUCCESSOR: [u8; 6] = [2, 0, 0, 0, 0, 9];
+    let taken_over = |out| Packet { src_mac: SUCCESSOR, ..tcp(out, ACK, 40) };
+    let before = [(1, tcp(true, ACK, 40)), (2, tcp(false, ACK, 40))];
+    let (_, server_moved, _) = converse(&[before[0], before[1], (3, taken_over(false))]);
+    assert_eq!((server_moved.out.src_mac, server_moved.inward.src_mac), ([2, 0, 0, 0, 0, 1], SUCCESSOR));
+    let (_, client_moved, _) = converse(&[before[0], before[1], (3, taken_over(true))]);
+    assert_eq!(client_moved.initiating_device().unwrap().mac, SUCCESSOR);
+}

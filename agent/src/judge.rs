@@ -14,7 +14,9 @@ use tidegate_common::{
 use crate::{
     config::values::GatewayMode,
     decide::{self, Baseline, Context, Decision, ResponseConfig},
-    enforce::{Author, EnforceError, Enforcer, Now, Order, Refusal, Report, Target, VerdictTable},
+    enforce::{
+        Author, EnforceError, Enforcement, Enforcer, Now, Order, Refusal, Report, Target, VerdictTable,
+    },
     identity::{DnsMessage, IdentityEvent, Mac, NameOrigin, PeerName, Registry},
     kind::{self, Opinion, Traits},
     learn::{Alert, ArpClaim, Finding, FlowEnds, Learner, Phase, Resolver, Subject, address},
@@ -121,32 +123,40 @@ impl<T: VerdictTable> Bench<'_, T> {
             }
             None => Incident::open(self.ids.next(now.wall), finding, now.wall),
         };
-        incident.explanation.clone_from(&decision.explanation);
-        incident.held_back.clone_from(&decision.held_back);
         incident.target = Some(decision.target);
 
         let (mut blocked, mut report, mut refused) = (false, None, None);
-        incident.response = if decision.acts() {
+        let mut account = Account::of(&decision);
+        if decision.acts() {
             match self.enforcer.apply(self.order(&decision, &incident.id, armed), now) {
                 Ok(changed) => {
                     blocked = armed && self.mode != GatewayMode::Monitor;
                     report = Some(changed);
-                    decision.explanation.clone()
                 }
                 Err(EnforceError::Refused(Refusal::InForce { cuts, .. })) => {
                     blocked = cuts && self.mode != GatewayMode::Monitor;
-                    incident.response.clone()
+                    if let Some(record) = self.enforcer.get(&decision.target).filter(|_| cuts) {
+                        account.explanation = already(record, &decision.finding);
+                        account.response.clone_from(&account.explanation);
+                    }
                 }
                 Err(error) => {
-                    incident.held_back = Some(error.to_string());
-                    let response = format!("not enforced: {error}");
+                    account.held_back = Some(error.to_string());
+                    account.response = format!("not enforced: {error}");
                     refused = Some(error);
-                    response
                 }
             }
-        } else {
-            decision.explanation.clone()
-        };
+        }
+        // What an incident was answered with stays its account for as long as that is in force, whatever weaker comes after it.
+        let is_answered = report.is_none()
+            && self.enforcer.get(&decision.target).is_some_and(|record| {
+                record.action != Action::Observe && record.incident.as_ref() == Some(&incident.id)
+            });
+        if !is_answered {
+            incident.explanation = account.explanation;
+            incident.response = account.response;
+            incident.held_back = account.held_back;
+        }
         self.incidents.insert(name, incident.clone());
         Judged { decision, incident, is_new, blocked, report, refused }
     }
@@ -172,6 +182,35 @@ impl<T: VerdictTable> Bench<'_, T> {
             aliases: aliases(self.registry, &decision.target),
         }
     }
+}
+
+/// What an incident says of what was done.
+struct Account {
+    explanation: String,
+    response: String,
+    held_back: Option<String>,
+}
+
+impl Account {
+    fn of(decision: &Decision) -> Self {
+        let Decision { explanation, held_back, .. } = decision;
+        Self { explanation: explanation.clone(), response: explanation.clone(), held_back: held_back.clone() }
+    }
+}
+
+/// Why nothing more is done about a finding whose target is under `record`.
+fn already(record: &Enforcement, finding: &Finding) -> String {
+    let is = match (record.action, record.level) {
+        (Action::Isolate, Some(level)) => format!("isolated ({})", decide::level_name(level)),
+        (Action::RateLimit, _) => "limited to a packet rate".to_owned(),
+        _ => "blocked".to_owned(),
+    };
+    let by = match &record.incident {
+        Some(incident) => format!("incident {incident}"),
+        None => record.author.to_string(),
+    };
+    let Finding { subject, technique, detail, .. } = finding;
+    format!("{subject} was already {is} by {by}: {} ({}). {detail}.", technique.name, technique.id)
 }
 
 /// What the victim of a device's finding is called.
@@ -294,3 +333,7 @@ pub fn ends(registry: &Registry, key: &FlowKey, record: &FlowRecord) -> FlowEnds
     let (source, _, destination, _) = key.seen_from(record.initiator());
     FlowEnds::of(record).or(registry.resolve(address(source)), registry.resolve(address(destination)))
 }
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;

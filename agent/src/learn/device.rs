@@ -61,6 +61,8 @@ pub(super) struct Device {
     spent: Option<u64>,
     pub(super) recent_flows: Flows,
     pub(super) recent_windows: Recent,
+    /// Since when and until when peers of the baseline said nothing, the last time.
+    pub(super) outage: Option<(u64, u64)>,
     /// What `rollback` returns to.
     pub(super) previous: Option<Box<BaselineState>>,
     pub(super) vetting: Vetting,
@@ -86,6 +88,7 @@ impl Device {
             spent: None,
             recent_flows: Flows::default(),
             recent_windows: Recent::default(),
+            outage: None,
             previous: None,
             vetting: Vetting::default(),
             renewal: Renewal::new(config.seed),

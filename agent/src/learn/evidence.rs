@@ -1,8 +1,10 @@
 //! From single scores to findings: k of n recent flows, together with the recent windows.
 //!
 //! One strange flow is nothing, nor are many of one burst. Several of a few bursts, or of one in strange windows, are worth a report, when
-//! they are rarer as a whole than one strange flow is meant to be; how much they prove is counted in bursts, since the flows of one depend on each other. However many there are, without windows they are
-//! never strong evidence. A device without models of its own is judged by the fleet's default, more reluctantly.
+//! they are rarer as a whole than one strange flow is meant to be; how much they prove is counted in bursts, since the flows of one depend on each other. However many there are, flows
+//! without windows are never strong evidence, nor windows without flows. A device without models of its own is judged by the fleet's
+//! default, more reluctantly. What a device does with its usual peers while one of
+//! them leaves it without a word tells of that peer or of the line, and nothing of the device.
 
 use tidegate_common::{device::DeviceKey, feature::FeatureVector};
 
@@ -11,10 +13,11 @@ use super::{
     config::LearnConfig,
     contact::Contact,
     detector::{Detector, Judgement},
-    device::Device,
+    device::{Device, Phase},
     finding::{Finding, Subject},
     model::ModelKind,
     recent::{Count, binomial_tail},
+    rules::SECOND_NS,
     samples::narrow,
     technique::Technique,
     vetting::Vetted,
@@ -22,8 +25,12 @@ use super::{
 
 /// How much more often than on held-out traffic evidence may occur in normal traffic later (measured: 1.7–4.2 times).
 const DRIFT_FACTOR: f64 = 3.0;
-/// Flows alone are never stronger evidence than this.
-const FLOW_FLOOR_P: f64 = 1e-9;
+/// Flows alone are never stronger evidence than this, nor are windows.
+const FLOOR_P: f64 = 1e-9;
+/// Packets up to which a call that the other end says nothing to is a try: a SYN is repeated six times, and a few bytes may follow.
+const TRY_PACKETS: u64 = 16;
+/// How long a peer's silence tells of an outage: as long as devices wait between two tries.
+const OUTAGE_NS: u64 = 120 * SECOND_NS;
 /// Only what is stranger than nearly all of the fleet's samples is evidence against a device that is not among them.
 const FLEET_EVIDENCE_P: f64 = 0.002;
 /// Windows looked at together.
@@ -36,8 +43,12 @@ pub(super) fn flow(
     device: DeviceKey,
     state: &mut Device,
     (id, vector): (u64, &FeatureVector),
-    now_ns: u64,
+    contact: &Contact<'_>,
 ) -> Option<Finding> {
+    if is_of_outage(state, contact) {
+        return None;
+    }
+    let now_ns = contact.now_ns;
     let own = state.baseline.as_ref();
     let detector = own.map_or(&fleet.flows, |own| &own.flows);
     let judged = detector.judge(vector);
@@ -52,6 +63,26 @@ pub(super) fn flow(
     }
     let subject = Evidence { judged, device, now_ns };
     subject.weigh(config, state)
+}
+
+/// Whether an outage explains a flow to a peer and service of the device's baseline: the other end says nothing, or one of those peers
+/// said nothing about then, while the device turns to the others in its place or asks for its address again.
+fn is_of_outage(state: &mut Device, contact: &Contact<'_>) -> bool {
+    let Contact { victim, protocol, port, record, .. } = *contact;
+    let is_usual = state.services.is_used(victim, protocol, port)
+        || state.known.contains(&victim) && state.services.are_used_outside(protocol, port);
+    if state.phase != Phase::Ready || !is_usual {
+        return false;
+    }
+    let at_ns = record.last_ns();
+    if record.inward.payload_bytes == 0 && record.packets() <= TRY_PACKETS {
+        let (since_ns, last_ns) = state.outage.unwrap_or((at_ns, at_ns));
+        let goes_on = at_ns <= last_ns.saturating_add(OUTAGE_NS);
+        state.outage = Some((if goes_on { since_ns.min(at_ns) } else { at_ns }, last_ns.max(at_ns)));
+    }
+    state.outage.is_some_and(|(since_ns, last_ns)| {
+        since_ns.saturating_sub(OUTAGE_NS) <= at_ns && at_ns <= last_ns.saturating_add(OUTAGE_NS)
+    })
 }
 
 /// Judges a window that has ended of a device with a baseline.
@@ -96,8 +127,8 @@ impl Evidence {
         let Count { flows, bursts } =
             state.recent_flows.count(config.evidence_flows as usize, chance_of_flow);
         let windows = state.recent_windows.count();
-        let of_windows = binomial_tail(windows.0, windows.1, chance_of_window);
-        let of_bursts = binomial_tail(bursts.0, bursts.1, chance_of_flow).max(FLOW_FLOOR_P);
+        let of_windows = binomial_tail(windows.0, windows.1, chance_of_window).max(FLOOR_P);
+        let of_bursts = binomial_tail(bursts.0, bursts.1, chance_of_flow).max(FLOOR_P);
         let p_value = of_bursts * of_windows;
         let is_single = bursts.0 + windows.0 < 2;
         // What is no rarer than one strange flow is meant to be is no news, however many flows say it.
@@ -188,7 +219,6 @@ pub(super) fn drifted(config: &LearnConfig, device: DeviceKey, share: f64, now_n
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::learn::rules::SECOND_NS;
 
     /// What is said of a device without models that had flows in twelve bursts, so many of which were strange in each.
     fn said(strange: [u64; 12]) -> Option<Finding> {
@@ -204,6 +234,19 @@ mod tests {
         }
         let judged = Judgement { score: 0.6, p_value: 0.001, sum: 0 };
         Evidence { judged, device: DeviceKey::new([2, 0, 0, 0, 0, 1], 3), now_ns }.weigh(&config, &state)
+    }
+
+    #[test]
+    fn windows_alone_never_isolate() {
+        let config = LearnConfig::default();
+        let mut state = Device::new(&config, 0);
+        (0..5).for_each(|nth| state.recent_windows.push(true, nth * 30 * SECOND_NS, RECENT_WINDOWS));
+        let judged = Judgement { score: 0.6, p_value: 1e-5, sum: 0 };
+        let rare = LearnConfig { evidence_p: 1e-4, ..config };
+        let subject =
+            Evidence { judged, device: DeviceKey::new([2, 0, 0, 0, 0, 1], 3), now_ns: 150 * SECOND_NS };
+        let p_value = subject.weigh(&rare, &state).unwrap().p_value;
+        assert!(p_value >= crate::decide::ResponseConfig::default().model_p, "{p_value:e}");
     }
 
     #[test]

@@ -249,7 +249,7 @@ impl Learner {
             state.collect_flow(&self.config, &vector);
         }
         let id = FixedState::default().hash_one((key, contact.record.first_ns()));
-        let finding = evidence::flow(&self.config, &self.fleet, device, state, (id, &vector), contact.now_ns);
+        let finding = evidence::flow(&self.config, &self.fleet, device, state, (id, &vector), contact);
         found.extend(finding.map(|finding| self.explained(finding, device, ModelKind::Flow, &vector)));
     }
 

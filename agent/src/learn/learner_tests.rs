@@ -468,3 +468,23 @@ fn a_storm_of_made_up_flows_stays_bounded() {
     assert!(sim.learner.reported.len() <= MAX_REPORTS.get());
     assert!(begun.elapsed().as_secs() < 120, "{:?}", begun.elapsed());
 }
+
+/// Calls every few seconds to a service that refuses them, and questions to a resolver that says nothing; how rare the models find it.
+fn outage(cloud: End, resolver: End) -> f64 {
+    let mut script = Script::default();
+    for call in 0..300u16 {
+        let at = u64::from(call) * 2 * S;
+        script.refused(at, inside(SENSOR, 40_000 + call), cloud);
+        script.udp(at, inside(SENSOR, 42_000 + call), resolver, 40);
+        script.udp(at + S, inside(SENSOR, 42_000 + call), resolver, 40);
+    }
+    let found = learned().play(&mut script, 660 * S);
+    found.iter().map(|(_, finding)| finding.p_value).fold(1.0, f64::min)
+}
+
+#[test]
+fn an_outage_of_what_a_device_uses_is_no_strong_evidence_against_it() {
+    let enough = crate::decide::ResponseConfig::default().model_p;
+    let of_usual = outage(outside(1, 8_883), inside(1, 53));
+    assert!(of_usual >= enough, "{of_usual:e}");
+}

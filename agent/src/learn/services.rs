@@ -137,6 +137,14 @@ impl Services {
         self.known.iter().any(|(service, ())| is_it(service))
     }
 
+    /// Whether the device turns to this peer there.
+    pub(super) fn is_used(&self, peer: IpAddr, protocol: u8, port: u16) -> bool {
+        let is_it = |service: &Service| {
+            service.by_device && (service.peer, service.protocol, service.port) == (peer, protocol, port)
+        };
+        self.known.iter().any(|(service, ())| is_it(service))
+    }
+
     /// Whether the device turns to hosts outside there.
     pub(super) fn are_used_outside(&self, protocol: u8, port: u16) -> bool {
         let is_it = |service: &Service| {
