@@ -77,7 +77,7 @@ fn records_that_hold_data_need_half_as_many_names() {
 fn a_slow_tunnel_and_one_of_short_names_are_found_too() {
     let slow = |number| message(7, &format!("{}.tunnel.test", noise(number, 18)), TXT, None);
     let (_, found) = play(100, 9 * S, DnsContext::default(), slow).unwrap();
-    assert_eq!(found.score, 0.92, "{}", found.detail);
+    assert!(found.score > 0.9, "{}", found.detail);
 }
 
 #[test]
