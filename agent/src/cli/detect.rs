@@ -146,11 +146,14 @@ fn watch_log(
 ) -> Result<(), CliError> {
     let mut begun = false;
     while let Some(entry) = file.next_entry()? {
+        if !std::mem::replace(&mut begun, true) {
+            watch.begin_file(match &entry {
+                Entry::Flow(flow) => flow.first_ns,
+                Entry::Alert(alert) => alert.time_ns,
+            })?;
+        }
         match entry {
             Entry::Flow(flow) => {
-                if !std::mem::replace(&mut begun, true) {
-                    watch.begin_file(flow.first_ns)?;
-                }
                 counts.packets = counts.packets.saturating_add(flow.packets());
                 counts.flows += 1;
                 watch.push(flow)?;
@@ -237,5 +240,28 @@ fn who(subject: &str, addresses: &[std::net::IpAddr]) -> String {
     match addresses.first() {
         Some(address) => format!("{subject} ({address})"),
         None => subject.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
+    use super::*;
+
+    #[test]
+    fn a_log_that_begins_with_an_alert_is_of_its_time() {
+        const ALERT: &str = r#"{"timestamp":"2026-05-04T10:00:00.000000+0000","event_type":"alert","src_ip":"192.168.1.7","src_port":40000,"dest_ip":"198.51.100.9","dest_port":80,"proto":"TCP","alert":{"signature":"test","severity":1}}"#;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("eve.json");
+        std::fs::write(&path, format!("{ALERT}\n")).unwrap();
+        let progress = input::progress_of(std::slice::from_ref(&path));
+        let Opened::Log(log) = input::open(&path, &progress).unwrap() else {
+            unreachable!("an alert is a line of a log")
+        };
+        let mut watch = Watch::new(&Config::default(), Protected::default()).unwrap();
+        let mut found = Detected::default();
+        watch_log(&mut watch, *log, &mut found, &mut Counts::default()).unwrap();
+        let incident = found.incidents.values().next().unwrap();
+        assert!(incident.incident.first_seen.to_string().starts_with("2026-05-04"), "{incident:?}");
     }
 }

@@ -52,7 +52,6 @@ struct Set<'a> {
     /// Rows of each label.
     rows_of: Vec<usize>,
     episodes: Episodes,
-    learned: Learned,
 }
 
 /// Evaluates the detectors on `flows`.
@@ -65,7 +64,6 @@ pub fn evaluate(
 ) -> Result<Vec<SetResult>, WatchError> {
     let mut config = config.clone();
     config.learning.window = Period::seconds(plan.window.as_secs().max(1));
-    config.learning.seed = plan.seed;
     // An attack that goes on is evidence in every window, not once a minute.
     config.detection.repeat_after_s = 1;
     let split = split(flows, protected);
@@ -75,12 +73,11 @@ pub fn evaluate(
     let numbers: HashMap<String, usize> =
         labels.iter().enumerate().map(|(number, label)| (label.clone(), number)).collect();
     let episodes = Episodes::of(&split.rows, &numbers, protected);
-    let learned = learn(&config, protected, &split)?;
     let mut rows_of = vec![0; labels.len()];
     for row in split.rows.iter().filter(|row| row.part == Part::Attack) {
         rows_of[numbers.get(label_of(row)).copied().unwrap_or(0)] += 1;
     }
-    let set = Set { config, protected, split, labels, rows_of, episodes, learned };
+    let set = Set { config, protected, split, labels, rows_of, episodes };
 
     let mut results: [Vec<SeedResult>; 3] = Default::default();
     let mut samples: [Vec<Sample>; 3] = Default::default();
@@ -108,14 +105,6 @@ pub fn evaluate(
         .collect())
 }
 
-fn learn(config: &Config, protected: &Protected, split: &Split) -> Result<Learned, WatchError> {
-    let mut watch = Watch::new(config, protected.clone())?;
-    watch.begin_learning();
-    feed(&mut watch, &split.rows, |part| part == Part::Train)?;
-    watch.finish_learning()?;
-    Ok(watch.learned())
-}
-
 fn feed(watch: &mut Watch, rows: &[Row], which: impl Fn(Part) -> bool) -> Result<(), WatchError> {
     let mut rows = rows.iter().filter(|row| which(row.part)).peekable();
     if let Some(first) = rows.peek() {
@@ -127,13 +116,14 @@ fn feed(watch: &mut Watch, rows: &[Row], which: impl Fn(Part) -> bool) -> Result
 impl Set<'_> {
     /// Scores and figures of the three detectors.
     fn run(&self, seed: u64) -> Result<[(Vec<Sample>, SeedResult); 3], WatchError> {
-        let watch = self.gateway(seed, &self.learned)?;
+        let learned = self.learn(seed)?;
+        let watch = self.gateway(seed, &learned)?;
         let mut flows = self.flow_samples(&watch);
-        let shuffled = ranking(&self.flow_samples(&self.gateway(seed, &shuffle(&self.learned, seed))?)).auroc;
+        let shuffled = ranking(&self.flow_samples(&self.gateway(seed, &shuffle(&learned, seed))?)).auroc;
 
         // Benign traffic alone gives the negatives and false blocks, the same with every attack in it the positives.
         let benign = self.watched(watch, |part| matches!(part, Part::Calibrate | Part::Test))?;
-        let attacked = self.watched(self.gateway(seed, &self.learned)?, |part| {
+        let attacked = self.watched(self.gateway(seed, &learned)?, |part| {
             matches!(part, Part::Calibrate | Part::Test | Part::Attack)
         })?;
         let troubles = [&benign, &attacked].map(|watched| Troubles::of(&watched.watch, &watched.judged));
@@ -162,10 +152,22 @@ impl Set<'_> {
         Ok([(flows, of_flows), (windows, of_windows), (combined, of_all)])
     }
 
-    fn gateway(&self, seed: u64, learned: &Learned) -> Result<Watch, WatchError> {
+    fn seeded(&self, seed: u64) -> Result<Watch, WatchError> {
         let mut config = self.config.clone();
         config.learning.seed = seed;
-        let mut watch = Watch::new(&config, self.protected.clone())?;
+        Watch::new(&config, self.protected.clone())
+    }
+
+    fn learn(&self, seed: u64) -> Result<Learned, WatchError> {
+        let mut watch = self.seeded(seed)?;
+        watch.begin_learning();
+        feed(&mut watch, &self.split.rows, |part| part == Part::Train)?;
+        watch.finish_learning()?;
+        Ok(watch.learned())
+    }
+
+    fn gateway(&self, seed: u64, learned: &Learned) -> Result<Watch, WatchError> {
+        let mut watch = self.seeded(seed)?;
         watch.take_over(learned)?;
         Ok(watch)
     }

@@ -15,6 +15,7 @@ use super::{
     contact::Contact,
     finding::{Finding, Subject},
     rules::{MILLI_NS, SECOND_NS, finding, forget, is_chatty, is_traceroute, seconds},
+    services::MANY_HOSTS,
     technique::Technique,
 };
 
@@ -25,8 +26,6 @@ const MAX_STARTS: usize = 16;
 const BURSTS_NS: [u64; 3] = [250 * MILLI_NS, 10 * SECOND_NS, 60 * SECOND_NS];
 /// How many times longer than a burst the gap between two must be.
 const BURSTS_APART: u64 = 3;
-/// Hosts in a baseline from which on its device turns to ever new addresses of web services, as those in clouds have.
-const MANY_HOSTS: usize = 16;
 /// Confidence in what such a device may honestly do, and in what others fetch from a device: it needs a second sign.
 const DOUBTFUL_SCORE: f64 = 0.55;
 /// Bytes are added up over this long.

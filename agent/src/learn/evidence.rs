@@ -1,10 +1,10 @@
 //! From single scores to findings: k of n recent flows, together with the recent windows.
 //!
 //! One strange flow is nothing, nor are many of one burst. Several of a few bursts, or of one in strange windows, are worth a report, when
-//! they are rarer as a whole than one strange flow is meant to be; how much they prove is counted in bursts, since the flows of one depend on each other. However many there are, flows
-//! without windows are never strong evidence, nor windows without flows. A device without models of its own is judged by the fleet's
-//! default, more reluctantly. What a device does with its usual peers while one of
-//! them leaves it without a word tells of that peer or of the line, and nothing of the device.
+//! they are rarer as a whole than one strange flow is meant to be; how much they prove is counted in bursts, since the flows of one depend
+//! on each other. However many there are, flows without windows are never strong evidence, nor windows without flows. A device without
+//! models of its own is judged by the fleet's default, more reluctantly. What a device does with its usual peers while one of them leaves
+//! it without a word tells of that peer or of the line, and nothing of the device.
 
 use tidegate_common::{device::DeviceKey, feature::FeatureVector};
 
@@ -25,6 +25,8 @@ use super::{
 
 /// How much more often than on held-out traffic evidence may occur in normal traffic later (measured: 1.7–4.2 times).
 const DRIFT_FACTOR: f64 = 3.0;
+/// Evidence that is asked to be rarer than this proves no more for it: who wants fewer reports wants no surer ones.
+const LEAST_RATE: f64 = 0.01;
 /// Flows alone are never stronger evidence than this, nor are windows.
 const FLOOR_P: f64 = 1e-9;
 /// Packets up to which a call that the other end says nothing to is a try: a SYN is repeated six times, and a few bytes may follow.
@@ -69,7 +71,7 @@ pub(super) fn flow(
 /// said nothing about then, while the device turns to the others in its place or asks for its address again.
 fn is_of_outage(state: &mut Device, contact: &Contact<'_>) -> bool {
     let Contact { victim, protocol, port, record, .. } = *contact;
-    let is_usual = state.services.is_used(victim, protocol, port)
+    let is_usual = state.services.are_known(victim, protocol, port, true)
         || state.known.contains(&victim) && state.services.are_used_outside(protocol, port);
     if state.phase != Phase::Ready || !is_usual {
         return false;
@@ -118,7 +120,8 @@ struct Evidence {
 impl Evidence {
     fn weigh(&self, config: &LearnConfig, state: &Device) -> Option<Finding> {
         let chance = |detector: Option<&Detector>| {
-            let limit = detector.map_or(config.evidence_p, |detector| detector.limit(config.evidence_p));
+            let rate = config.evidence_p.max(LEAST_RATE);
+            let limit = detector.map_or(rate, |detector| detector.limit(rate));
             (limit * DRIFT_FACTOR).clamp(0.0, 0.5)
         };
         let own = state.baseline.as_ref();
@@ -220,9 +223,12 @@ pub(super) fn drifted(config: &LearnConfig, device: DeviceKey, share: f64, now_n
 mod tests {
     use super::*;
 
+    const DEVICE: DeviceKey = DeviceKey::new([2, 0, 0, 0, 0, 1], 3);
+    const JUDGED: Judgement = Judgement { score: 0.6, p_value: 0.001, sum: 0 };
+
     /// What is said of a device without models that had flows in twelve bursts, so many of which were strange in each.
-    fn said(strange: [u64; 12]) -> Option<Finding> {
-        let config = LearnConfig::default();
+    fn said_at(evidence_p: f64, strange: [u64; 12]) -> Option<Finding> {
+        let config = LearnConfig { evidence_p, ..LearnConfig::default() };
         let mut state = Device::new(&config, 0);
         let mut now_ns = 0;
         for (burst, evidence) in (0..).zip(strange) {
@@ -232,21 +238,31 @@ mod tests {
                 state.recent_flows.push(id, flow < evidence, now_ns, config.evidence_flows as usize);
             }
         }
-        let judged = Judgement { score: 0.6, p_value: 0.001, sum: 0 };
-        Evidence { judged, device: DeviceKey::new([2, 0, 0, 0, 0, 1], 3), now_ns }.weigh(&config, &state)
+        Evidence { judged: JUDGED, device: DEVICE, now_ns }.weigh(&config, &state)
+    }
+
+    fn said(strange: [u64; 12]) -> Option<Finding> {
+        said_at(LearnConfig::default().evidence_p, strange)
+    }
+
+    #[test]
+    fn who_asks_for_rarer_evidence_gets_no_stronger_one() {
+        const STRANGE: [u64; 12] = [2, 0, 0, 2, 0, 0, 2, 0, 2, 0, 2, 2];
+        let proved = |evidence_p| said_at(evidence_p, STRANGE).unwrap().p_value;
+        let medium = proved(0.01);
+        assert!(proved(0.003) >= medium && proved(1e-4) >= medium && proved(0.03) > medium);
     }
 
     #[test]
     fn windows_alone_never_isolate() {
-        let config = LearnConfig::default();
-        let mut state = Device::new(&config, 0);
-        (0..5).for_each(|nth| state.recent_windows.push(true, nth * 30 * SECOND_NS, RECENT_WINDOWS));
-        let judged = Judgement { score: 0.6, p_value: 1e-5, sum: 0 };
-        let rare = LearnConfig { evidence_p: 1e-4, ..config };
-        let subject =
-            Evidence { judged, device: DeviceKey::new([2, 0, 0, 0, 0, 1], 3), now_ns: 150 * SECOND_NS };
-        let p_value = subject.weigh(&rare, &state).unwrap().p_value;
-        assert!(p_value >= crate::decide::ResponseConfig::default().model_p, "{p_value:e}");
+        for evidence_p in [1e-4, 0.01, 0.03] {
+            let config = LearnConfig { evidence_p, ..LearnConfig::default() };
+            let mut state = Device::new(&config, 0);
+            (0..5).for_each(|nth| state.recent_windows.push(true, nth * 30 * SECOND_NS, RECENT_WINDOWS));
+            let subject = Evidence { judged: JUDGED, device: DEVICE, now_ns: 150 * SECOND_NS };
+            let p_value = subject.weigh(&config, &state).unwrap().p_value;
+            assert!(p_value >= crate::decide::ResponseConfig::default().model_p, "{p_value:e}");
+        }
     }
 
     #[test]

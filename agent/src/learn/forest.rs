@@ -40,12 +40,13 @@ pub struct Growth {
 impl Growth {
     /// Rows to draw for each tree of a table with so many columns and rows, or why it cannot be grown.
     pub(super) fn check(self, width: usize, rows: usize) -> Result<u32, GrowthError> {
+        let sample = self.sample.min(u32::try_from(rows).unwrap_or(u32::MAX));
         match self {
             _ if width == 0 || width > MAX_COLUMNS => Err(GrowthError::Columns(width)),
             _ if rows == 0 => Err(GrowthError::NoRows),
             Self { trees, .. } if trees == 0 || trees > MAX_TREES => Err(GrowthError::Trees(trees)),
-            Self { sample, .. } if sample == 0 || sample > MAX_SAMPLE => Err(GrowthError::Sample(sample)),
-            Self { sample, .. } => Ok(sample.min(u32::try_from(rows).unwrap_or(u32::MAX))),
+            _ if sample == 0 || sample > MAX_SAMPLE => Err(GrowthError::Sample(sample)),
+            _ => Ok(sample),
         }
     }
 }

@@ -66,6 +66,7 @@ fn bounds_are_kept() {
     assert_eq!(with(1_000_000, 256), Err(GrowthError::Trees(1_000_000)));
     assert_eq!(with(1, 0), Err(GrowthError::Sample(0)));
     assert_eq!(with(1, 256), Ok(10), "a sample larger than the rows is reduced");
+    assert_eq!(with(1, u32::MAX), Ok(10), "however large it is");
 }
 
 /// Where all rows agree but one differs, the difference alone isolates it, on either side.

@@ -19,8 +19,8 @@ use super::{bounded::bounded, contact::Contact, device::Phase, rules::is_host, v
 const MOST: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 /// Services of one device that wait.
 const WAITING: NonZeroUsize = NonZeroUsize::new(256).unwrap();
-/// Hosts outside from which on a device turns to ever new ones.
-const MANY_HOSTS: usize = 16;
+/// Hosts from which on a device turns to ever new ones, as browsers and clients of clouds do.
+pub(super) const MANY_HOSTS: usize = 16;
 /// From here on systems choose the ports of their clients; those of services are below.
 const FIRST_CLIENT_PORT: u16 = 32_768;
 
@@ -137,14 +137,6 @@ impl Services {
         self.known.iter().any(|(service, ())| is_it(service))
     }
 
-    /// Whether the device turns to this peer there.
-    pub(super) fn is_used(&self, peer: IpAddr, protocol: u8, port: u16) -> bool {
-        let is_it = |service: &Service| {
-            service.by_device && (service.peer, service.protocol, service.port) == (peer, protocol, port)
-        };
-        self.known.iter().any(|(service, ())| is_it(service))
-    }
-
     /// Whether the device turns to hosts outside there.
     pub(super) fn are_used_outside(&self, protocol: u8, port: u16) -> bool {
         let is_it = |service: &Service| {
@@ -167,11 +159,9 @@ impl Services {
 
     /// Whether a service of one peer is known, used or offered.
     pub(super) fn are_known(&self, peer: IpAddr, protocol: u8, port: u16, by_device: bool) -> bool {
-        let is_it = |service: &Service| {
-            (service.peer, service.protocol, service.port, service.by_device)
-                == (peer, protocol, port, by_device)
-        };
-        self.known.iter().any(|(service, ())| is_it(service))
+        [Whom::Gateway, Whom::Neighbour, Whom::Remote]
+            .into_iter()
+            .any(|whom| self.known.contains(&Service { whom, peer, protocol, port, by_device }))
     }
 
     /// A trusted resolver gave the device this address for a name. Names last, as a description must not change with every answer.

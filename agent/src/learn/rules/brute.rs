@@ -3,8 +3,8 @@
 //! Only conversations that came about, in which both ends spoke, count: a client that reconnects after an outage is
 //! refused or unanswered and does not look alike. Web and MQTT clients honestly reconnect more, so more attempts, of like
 //! size, are asked of them, each answered by what may be the same short refusal: who is answered by contents fetches them. Where the
-//! requests repeat, or the baseline knows the service to be used, attempts that are not very fast are doubtful. A long dialogue of short lines with a login service may be guesses inside one connection, or an
-//! honest session: it is reported and no more.
+//! requests repeat, or the baseline knows the service to be used, attempts that are not very fast are doubtful. A long dialogue of short
+//! lines with a login service may be guesses inside one connection, or an honest session: it is reported and no more.
 
 use std::{collections::VecDeque, net::IpAddr, num::NonZeroUsize};
 
